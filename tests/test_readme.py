@@ -1,0 +1,49 @@
+"""What README says can be done, is done here or by .ci/run; what it shows is generated."""
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.S), ids=lambda c: c.splitlines()[0])
+def test_readme_python_runs(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr
+
+
+def test_readme_numbers_are_what_the_example_prints():
+    out = {}
+    exec(re.findall(r"```python\n(.*?)```", README, re.S)[0].replace("print(", "out.setdefault(len(out), "), {"out": out})
+    assert out[0].item() == pytest.approx((0.7 + 0.9 + 0.2 + 0.4) / 4) and out[1].item() == pytest.approx(((1.4 + 0.9) / 3 + (0.4 + 0.4) / 3) / 2)
+
+
+def test_the_two_commands_are_what_ci_runs():
+    ci = (ROOT / ".ci/run").read_text()
+    for command in ("python3 kit run", "python3 kit test"):
+        assert f"\n{command}" in "\n" + ci and command in README
+
+
+def test_every_command_of_readme_exists():
+    known = set(re.findall(r"(?m)^    python3 kit (\w+)", (ROOT / "kit").read_text(encoding="utf-8")))
+    assert set(re.findall(r"python3 kit (\w+)", README)) <= known
+    from diversity_kit.cli import parser
+    for words in re.findall(r"(?m)^diversity-kit (.*)$", README):
+        parser().parse_args(words.split())
+
+
+def test_links_lead_somewhere():
+    for text in (README, CONTRIBUTING):
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
+            assert (ROOT / target).exists(), target
+
+
+def test_ledger_table_and_card_example_are_generated():
+    from diversity_kit.measure import ledger
+    shown = re.search(r"<!-- ledger -->\n(.*?)<!-- /ledger -->", README, re.S)[1].strip()
+    assert shown == ledger.markdown(ledger.read(ROOT / "results")), "run: python3 kit report"

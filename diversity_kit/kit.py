@@ -110,11 +110,14 @@ def profiles(path: str | Path | None = None) -> dict[str, Profile]:
             own = {k: _value(v.strip()) for k, v in ini[section].items() if k not in ini.defaults()}
             found[section[4:]] = Profile(section[4:], own)
     every = set().union(*found.values()) if found else set()
-    for name, p in found.items():
-        if missing := sorted(every - set(p)):
-            near = {k: difflib.get_close_matches(k, p, 1) for k in missing}
-            hint = "; ".join(f"{k!r}" + (f" (is {v[0]!r} a slip of it?)" if v else "") for k, v in near.items())
-            raise ValueError(f"settings.ini: [run.{name}] lacks {hint}, which another profile has. All profiles need the same keys")
+    odd, wrong = sorted(k for k in every if any(k not in p for p in found.values())), []
+    for key in odd:
+        have, lack = ([f"[run.{n}]" for n, p in found.items() if (key in p) is has] for has in (True, False))
+        near = difflib.get_close_matches(key, [k for k in odd if k != key], 1)
+        where = f"stands only in {', '.join(have)}" if len(have) <= len(lack) else f"is missing in {', '.join(lack)}"
+        wrong.append(f"{key!r} {where}" + (f" (a slip of {near[0]!r}?)" if near and len(have) <= len(lack) else ""))
+    if wrong:
+        raise ValueError(f"settings.ini: all profiles need the same keys, but {'; '.join(wrong)}")
     return found
 
 

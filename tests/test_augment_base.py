@@ -78,14 +78,18 @@ def test_uniform_range():
 
 def test_keys_are_fixed_for_ever():
     "A change here changes everybody's data sets: it needs a major version."
-    assert key64("a", 1) == 5983577671713888338 and key64("a", "1") != key64("a", 1) != key64("a1")
-    assert id_keys(["a", 0, -1]).tolist() == [4607289421371831360, 7960286522194355700, 12544310524165480323]
+    assert key64("a", 1) == 4402816434243395361 and key64("a", "1") != key64("a", 1) != key64("a1")
+    assert id_keys(["a", 0, -1]).tolist() == [3405396810240292928, 7960286522194355700, 16834447057089888969]
     assert Swap(.3)(EN[:2] + ZH[:1], seed=1) == GOLDEN["swap"]
     assert Delete(.3)(EN[:2] + ZH[:1], seed=1) == GOLDEN["delete"]
     assert Compose([Swap(.3), Delete(.3)])(EN[:2] + ZH[:1], seed=1, ids=[5, "x", 2 ** 80], epoch=2, copy=3) == GOLDEN["compose"]
 
 
-GOLDEN = {}
+GOLDEN = {
+    "swap": ["fox quick The, of tired the road, sleeps under a bridge.", "We it expect didn't to be this good!", "我喜的键程，我欢猫喜欢编盘。"],
+    "delete": ["The fox, of the, sleeps under a bridge.", "We didn't expect it be good!", "我欢程，我猫喜欢键盘。"],
+    "compose": ["bridge quick fox, tired, road a The.", "We expect it to didn't!", "猫欢编程，我喜键的。"],
+}
 
 
 def test_every_route_to_an_id_key_agrees():
@@ -216,7 +220,8 @@ def test_large_text():
     out = Delete(.2)([big])[0]
     n = Words([big]).count[0]
     assert apply(big, edits) == out and abs(len(edits) - .2 * n) <= 1
-    assert sorted(words_of(Swap(.5)([big])[0])) == sorted(words_of(big))
+    new = Swap(.5)([big])[0]
+    assert sorted(words_of(new)) == sorted(words_of(big)) and new.count("\n") == big.count("\n") and new != big
 
 
 def test_seed_epoch_copy_class_and_path_each_matter():
@@ -234,7 +239,7 @@ def test_the_numbers_of_edits_follow_the_rate():
     batch = [" ".join(f"w{j}" for j in range(n)) for n in (3, 7, 12, 18, 25)] + ["我喜欢编程和键盘上的猫"]
     n = np.array([len(words_of(t)) for t in batch])
     for t in (Swap(.1), Swap(.33), Delete(.1), Delete(.33)):
-        count = np.array([[len(e) for e in t.trace(batch, copy=c)] for c in range(3000)])
+        count = np.array([len(e) for e in t.trace(batch * 3000, ids=range(6 * 3000))]).reshape(3000, 6)
         assert (abs(count.mean(0) - t.rate * n) < 4.5 * count.std(0) / np.sqrt(3000) + 1e-9).all(), (t, count.mean(0), t.rate * n)
     assert [len(words_of(x)) for x in Delete(1.)(batch)] == [1] * 6
     assert Swap(0)(ALL) == ALL == Delete(0)(ALL)
@@ -250,14 +255,11 @@ def test_swap_keeps_words_and_separators(batch, rate, seed):
         plan = Swap(rate).trace([before], seed)[0]
         assert Counter(before) == Counter(after)
         assert len(plan) % 2 == 0 and len(plan) <= len(w)
-        pos, rest = 0, after
-        for gap in (s[0][1:], *s[1:-1], s[-1][:-1]):                       # all separators are still there, in order
-            assert gap in rest[pos:]
-            pos = rest.index(gap, pos) + len(gap)
+        assert frame(after) == s and Counter(words_of(after)) == Counter(w)  # every separator stands where it stood
 
 
 def test_swap_is_uniform_over_pairs():
-    pairs = Counter(Swap(.5)(["a b c d"], copy=c)[0] for c in range(6000))
+    pairs = Counter(Swap(.5)(["a b c d"] * 6000, ids=range(6000)))
     assert set(pairs) == {"b a c d", "c b a d", "d b c a", "a c b d", "a d c b", "a b d c"}
     assert all(abs(v - 1000) < 5 * 29 for v in pairs.values())
 
@@ -383,7 +385,7 @@ def test_preserves():
     ("email", "mail anna.b+c@mail.example.org today", ["anna.b+c@mail.example.org"]),
     ("number", "pay 3,000.50 or 12:30 on 2024-05-01, 5% off", ["3,000.50", "12:30", "2024-05-01", "5%"]),
     ("placeholder", "Dear {name}, {{x}} <b>hi</b> [MASK] %s %(n)d ${v}", ["{name}", "{{x}}", "<b>", "</b>", "[MASK]", "%s", "%(n)d", "${v}"]),
-    ("negation", "I do not know, never did, and didn't care; nothing", ["not", "never", "didn't", "nothing"]),
+    ("negation", "I do not know, never did, and didn't care; nothing", ["not", "never", "n't", "nothing"]),
     ("negation", "这部电影不好看，没有人喜欢", ["不", "没有"]),
 ])
 def test_presets(name, text, kept):

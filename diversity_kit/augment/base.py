@@ -691,21 +691,24 @@ class RandomApply(_Many):
         return (draws.text() < self.p)[None]
 
 # %% ../../nbs/augment/41_base.ipynb #797c836a
-PATTERNS: dict[str, str] = {
-    "url": r"(?:https?|ftp)://[^\s<>\"'，。；！？、（）《》]+|www\.[^\s<>\"'，。；！？、（）《》]+",
+PATTERNS: dict[str, str] = {                                               # each begins with its possible first letters: several times faster
+    "url": r"[hfw](?:(?<=h)ttps?://|(?<=f)tp://|(?<=w)ww\.)[^\s<>\"'，。；！？、（）《》]+",
     "email": r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+",
-    "number": r"[+\-]?\d+(?:[.,:/\-]\d+)*%?",
-    "placeholder": r"\$?\{\{?[^{}\n]*\}?\}|</?[A-Za-z][\w-]*/?>|\[[A-Z][A-Z0-9_]*\]|%(?:\(\w+\))?[sdifr]\b|__\w+__",
-    "negation": r"(?i:\b(?:no|not|never|none|nobody|nothing|neither|nor|nowhere|without|cannot|hardly|barely)\b|\b\w+n['’]t\b)"
-                r"|没有|[不没無无非未别勿莫否]",
+    "number": r"\d+(?:[.,:/\-]\d+)*%?",
+    "placeholder": r"[{<\[%_$](?:(?<=\{)\{?[^{}\n]*\}?\}|(?<=\$)\{\w+\}|(?<=<)/?[A-Za-z][\w-]*/?>|(?<=\[)[A-Z][A-Z0-9_]*\]"
+                   r"|(?<=%)(?:\(\w+\))?[sdifr]\b|(?<=_)_\w+__)",
+    "negation": r"[nNwWcChHbB不没無无非未别勿莫否](?:(?<=没)有?|(?<=[不無无非未别勿莫否])|(?<=n)['’]t\b|(?<=\bN)(?:O|OT|EVER)\b"
+                r"|(?<=\b[nN])(?:o|ot|ever|one|obody|othing|either|or|owhere)\b|(?<=\b[wW])ithout\b|(?<=\b[cC])annot\b"
+                r"|(?<=\b[hH])ardly\b|(?<=\b[bB])arely\b)",
 }
+_NEEDS = {PATTERNS["email"]: "@"}                                          # what a text must hold for the pattern to be worth a search
 
 
 def _drop_touching(words: Words, plan: Plan, pattern: re.Pattern) -> Plan:
     "The plan without the edits that touch a match of `pattern` (an insertion touches what it would split)."
-    rows = np.unique(np.searchsorted(words.offset, plan.start, "right") - 1).tolist()
+    rows, need = np.unique(np.searchsorted(words.offset, plan.start, "right") - 1).tolist(), _NEEDS.get(pattern.pattern, "")
     found = [(o + m.start(), o + m.end()) for r, o in zip(rows, words.offset[rows].tolist())
-             for m in pattern.finditer(words.texts[r]) if m.end() > m.start()]
+             if need in words.texts[r] for m in pattern.finditer(words.texts[r]) if m.end() > m.start()]
     if not found:
         return plan
     begin, stop = np.array(found).T

@@ -26,8 +26,8 @@ from ..data.sources import load, path
 # %% auto #0
 __all__ = ['BATCH', 'MORE_REAL', 'LOOKS', 'ARMS', 'LEARNING_RATE', 'SCRATCH', 'MAX_LENGTH', 'Rows', 'pool', 'eda_recipe', 'steps',
            'training_rows', 'units', 'hashed', 'FastText', 'TextCNN', 'batches', 'accuracy', 'fit', 'encoder', 'pooled',
-           'embed', 'embedded_pool', 'Finetuned', 'tokenise', 'finetune', 'trial', 'arms', 'leak_trial',
-           'matched_copies']
+           'embed', 'embedded_pool', 'Finetuned', 'tokenise', 'finetune', 'share_of_peak', 'trial', 'arms',
+           'leak_trial', 'matched_copies']
 
 # %% ../../nbs/cases/81_sentiment.ipynb #b724114a
 BATCH, MORE_REAL, LOOKS = 64, 0.5, 10
@@ -311,11 +311,11 @@ class Finetuned(nn.Module):
 
 
 @functools.lru_cache(maxsize=1)
-def _finetunable(name: str, device: str, compiled: bool):
+def _finetunable(name: str, device: str, compiled: str):
     "The model on its device, once per process, with its pretrained weights kept aside: a trial resets it instead of building (and compiling) it again."
     model = Finetuned(name).to(device)
     start = {k: v.clone() for k, v in model.state_dict().items()}
-    return model, torch.compile(model) if compiled else model, start
+    return model, model if compiled == "no" else torch.compile(model, mode=compiled), start
 
 
 def tokenise(texts: Sequence[str], name: str) -> torch.Tensor:
@@ -323,8 +323,8 @@ def tokenise(texts: Sequence[str], name: str) -> torch.Tensor:
     return encoder(name)[0](list(texts), padding="max_length", truncation=True, max_length=MAX_LENGTH, return_tensors="pt")["input_ids"]
 
 
-def finetune(name: str, rows: Rows, dev: Rows, total: int, lr: float, seed: int, compiled: bool = False, looks: int = LOOKS, batch: int = BATCH):
-    """Fine-tune encoder and head for `total` steps: AdamW, linear warm-up over a tenth of the steps then linear decay to zero, gradient norm clipped at 1, bf16 on a GPU; best of `looks` development scores restored.
+def finetune(name: str, rows: Rows, dev: Rows, total: int, lr: float, seed: int, compiled: str = "no", looks: int = LOOKS, batch: int = BATCH):
+    """Fine-tune encoder and head for `total` steps: AdamW, linear warm-up over a tenth of the steps then linear decay to zero, gradient norm clipped at 1, bf16 on a GPU; best of `looks` development scores restored. compiled: "no" or a mode of torch.compile.
 
     Returns (model, best development accuracy, examples per second, peak memory in MB on a GPU else 0)."""
     device = kit.device()
@@ -368,9 +368,18 @@ def finetune(name: str, rows: Rows, dev: Rows, total: int, lr: float, seed: int,
     return model, best, speed, torch.cuda.max_memory_allocated() / 1e6 if gpu else 0.0
 
 
+def share_of_peak(name: str, examples_per_s: float) -> float:
+    """Model FLOP/s over the card's measured bf16 peak (nan on a CPU): 6 x parameters outside the embedding tables x MAX_LENGTH per example, forward and backward.
+
+    Attention's own products are left out (a few percent at this length)."""
+    model = encoder(name)[1]
+    weights = sum(p.numel() for n, p in model.named_parameters() if "embeddings" not in n)
+    return 6 * weights * MAX_LENGTH * examples_per_s / 1e12 / kit.measured_peak()
+
+
 def _whole(config: dict, seed: int, rows: Rows) -> dict:
     splits = pool(config["data"])
-    model, dev, speed, peak = finetune(config["encoder"], rows, splits["validation"], steps(config), config.get("lr", LEARNING_RATE["minilm"]), seed, config.get("compiled", False))
+    model, dev, speed, peak = finetune(config["encoder"], rows, splits["validation"], steps(config), config.get("lr", LEARNING_RATE["minilm"]), seed, config.get("compiled", "no"))
     device = kit.device()
     x, y = tokenise(splits["test"].texts, config["encoder"]).to(device), torch.from_numpy(splits["test"].labels).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):

@@ -5,41 +5,13 @@
 # %% ../../nbs/data/31_sources.ipynb #52e7d771
 from __future__ import annotations
 
-import ast
 import bisect
-import csv
-import difflib
-import fnmatch
-import functools
 import hashlib
-import html
-import http.client
-import inspect
-import io
-import json
-import netrc
-import os
 import re
-import socket
-import ssl
-import subprocess
-import sys
-import tarfile
-import threading
-import time
 import unicodedata
-import urllib.error
-import urllib.request
-import uuid
-import warnings
-import zipfile
-from base64 import b64encode
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html.parser import HTMLParser
-from pathlib import Path
-from urllib.parse import unquote, urldefrag, urljoin, urlsplit, urlunsplit
 
 import numpy as np
 
@@ -269,6 +241,36 @@ def clean(rows: Iterable[Mapping], name: str, near: bool = True,
     if len({r["id"] for r in out}) != len(out):
         raise RuntimeError(f"{name}: two rows share an id; lengthen the digest")
     return out, report
+
+# %% ../../nbs/data/31_sources.ipynb #7a480e8e
+import ast
+import csv
+import difflib
+import fnmatch
+import functools
+import html
+import http.client
+import inspect
+import io
+import json
+import netrc
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+import warnings
+import zipfile
+from base64 import b64encode
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag, urljoin, urlsplit, urlunsplit
 
 # %% ../../nbs/data/31_sources.ipynb #b266fac8
 class DataUnavailable(FileNotFoundError):

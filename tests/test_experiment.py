@@ -1,0 +1,514 @@
+"""measure.experiment: what a trial's name depends on, and that a run survives being killed, shared, damaged and split."""
+import importlib.util
+import itertools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from diversity_kit import kit
+from diversity_kit.measure import experiment
+from diversity_kit.measure.experiment import Experiment, source_key, write_atomically
+
+ROOT = Path(__file__).parents[1]
+ARMS = {"base": {"shift": 0.0}, "augmented": {"shift": 0.5}}
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("DIVERSITY_KIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DIVERSITY_KIT_PROFILE", "smoke")
+    monkeypatch.delenv("DIVERSITY_KIT_PROGRESS", raising=False)
+    return tmp_path / "cache"
+
+
+CALLS = []
+
+
+def draw(config, seed):
+    CALLS.append((config["shift"], seed))
+    values = np.random.default_rng([seed, 1]).normal(size=50)
+    return {"accuracy": 70 + config["shift"] + float(values.mean()), "loss": float((values**2).mean())}
+
+
+def numbers(results):
+    return results.frame.drop(columns="seconds").map(lambda v: v.hex() if isinstance(v, float) else v).values.tolist()
+
+
+# ---------------------------------------------------------------------------------------------------------------- running and resuming
+
+def test_a_trial_is_computed_once():
+    CALLS.clear()
+    e = Experiment("once", ARMS, 3, draw)
+    first = e.run()
+    assert sorted(CALLS) == sorted(itertools.product((0.0, 0.5), range(3)))
+    assert e.missing() == [] and numbers(Experiment("once", ARMS, 3, draw).run()) == numbers(first) and len(CALLS) == 6
+    assert list(first.frame.columns) == ["arm", "seed", "accuracy", "loss", "seconds"] and len(first.frame) == 6
+    more = Experiment("once", ARMS | {"third": {"shift": 1.0}}, 4, draw).run()             # two more trials and one more arm
+    assert len(CALLS) == 6 + 2 + 4 and numbers(more)[:3] == numbers(first)[:3]
+
+
+def test_seeds_are_finished_in_pairs():
+    "A run cut short has whole pairs, not all of one arm and none of the other."
+    assert Experiment("pairs", ARMS, 2, draw).missing() == [("base", 0), ("augmented", 0), ("base", 1), ("augmented", 1)]
+
+
+@pytest.mark.parametrize("damage", ["", "{", '{"arm": "base", "seed": 1', '[]', '{"arm": "other", "seed": 1, "accuracy": 1.0}', '{"seed": 1}', "null", "\x00" * 40])
+def test_a_damaged_trial_is_computed_again(damage):
+    e = Experiment("damaged", ARMS, 2, draw)
+    before = numbers(e.run())
+    e.path("base", 1).write_text(damage)
+    CALLS.clear()
+    assert e.missing() == [("base", 1)] and numbers(e.run()) == before and CALLS == [(0.0, 1)]
+
+
+def test_a_trial_that_vanishes_is_not_left_out_of_the_table(monkeypatch):
+    e = Experiment("vanish", ARMS, 2, draw)
+    compute = e._compute
+    monkeypatch.setattr(e, "_compute", lambda *a: (compute(*a), e.path("base", 0).unlink()))
+    with pytest.raises(RuntimeError, match=r"1 finished trials, first \('base', 0\), have gone from"):
+        e.run()
+
+
+SCRIPT = '''
+import time
+import numpy as np
+from diversity_kit.measure.experiment import Experiment
+
+def trial(config, seed):
+    time.sleep(config["sleep"])
+    w = np.random.default_rng([seed, config["arm"]]).normal(size=200)
+    return {"m": float(np.cumsum(np.sort(w)).mean()), "w": float(w @ w)}
+
+def build(sleep=0.08):
+    return Experiment("killed", {a: {"arm": i, "sleep": sleep} for i, a in enumerate("abc")}, 5, trial)
+
+def go():
+    build().run()
+'''
+
+
+@pytest.fixture
+def script(tmp_path, monkeypatch):
+    "SCRIPT as an importable module, and a function that runs it in a process of its own."
+    (tmp_path / "killme.py").write_text(SCRIPT)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "killme", raising=False)
+    import killme
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    yield killme, lambda: subprocess.Popen([sys.executable, "-c", "import killme; killme.go()"], env=environment, stderr=subprocess.PIPE)
+    sys.modules.pop("killme", None)
+
+
+def wait_for_files(folder, n, *processes):
+    end = time.monotonic() + 60
+    while len(list(folder.glob("[abc]-*.json"))) < n:
+        assert time.monotonic() < end and any(p.poll() is None for p in processes)
+        time.sleep(0.005)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kill -9")
+def test_kill_9_loses_only_the_trials_under_way(script, cache, monkeypatch, tmp_path):
+    killme, start = script
+    e = killme.build()
+    process = start()
+    wait_for_files(e.folder, 4, process)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    process.stderr.close()
+    kept = {p.name: p.read_text() for p in e.folder.glob("[abc]-*.json")}
+    assert 4 <= len(kept) < 15 and len(e.missing()) == 15 - len(kept)
+    assert all(json.loads(t)["m"] for t in kept.values())                                   # every file is whole
+    resumed = numbers(e.run())
+    assert all((e.folder / n).read_text() == t for n, t in kept.items())                    # what was finished was not computed again
+    monkeypatch.setenv("DIVERSITY_KIT_CACHE", str(tmp_path / "other"))
+    assert numbers(killme.build().run()) == resumed and len(resumed) == 15
+
+
+@pytest.mark.skipif(os.name != "posix", reason="kill -9")
+def test_two_runs_at_once_on_one_cache(script, cache):
+    killme, start = script
+    e, both = killme.build(), [start(), start()]
+    wait_for_files(e.folder, 3, *both)
+    both[0].kill()                                                                          # and one of them dies
+    assert both[1].wait(60) == 0, both[1].stderr.read()
+    both[0].wait()
+    for p in both:
+        p.stderr.close()
+    assert e.missing() == [] and len(list(e.folder.glob("[abc]-*.json"))) == 15
+    shared = numbers(e.run())
+    shutil.rmtree(cache)
+    assert numbers(killme.build().run()) == shared
+
+
+def test_jobs_change_nothing(script, cache):
+    killme, _ = script
+    alone = numbers(killme.build(0.0).run())
+    shutil.rmtree(cache)
+    two = killme.build(0.0)
+    assert len(two.missing()) == 15
+    assert numbers(two.run(jobs=2)) == alone
+
+
+def test_what_ran_before_does_not_matter(cache):
+    "A trial that draws from the global generators gets the same draws whichever trial ran before it."
+    def careless(config, seed):
+        return {"m": float(np.random.rand())}
+    seeds = Experiment("order", {"a": {}}, [1, 2, 3], careless).run().values("a", "m")
+    back = Experiment("order2", {"a": {}}, [3, 2, 1], careless).run().values("a", "m")
+    assert seeds.sort_index().equals(back.sort_index()) and len(set(seeds)) == 3
+
+
+def test_a_trial_cannot_change_another_ones_config():
+    def greedy(config, seed):
+        config["parts"].append(seed)
+        return {"n": len(config["parts"])}
+    arms = {"a": {"parts": [1]}}
+    e = Experiment("greedy", arms, 3, greedy)
+    arms["a"]["parts"].append("changed later")
+    assert e.run().values("a", "n").tolist() == [2, 2, 2] and e.missing() == []
+
+
+def test_one_thread_even_for_a_torch_that_the_trial_imports_first(tmp_path, monkeypatch):
+    stub = "import os\nthreads = int(os.environ.get('OMP_NUM_THREADS', 8))\ndef set_num_threads(n):\n    global threads\n    threads = n\ndef manual_seed(s): pass\n"
+    (tmp_path / "torch.py").write_text(stub)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [m for m in sys.modules if m == "torch" or m.startswith("torch.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    def late(config, seed):
+        import torch
+        return {"threads": torch.threads}
+    try:
+        assert Experiment("threads", {"a": {}}, 2, late).run().values("a", "threads").tolist() == [1, 1]
+        assert os.environ["OMP_NUM_THREADS"] == "4"
+    finally:
+        sys.modules.pop("torch", None)
+
+
+def test_a_failing_trial_is_named_and_the_finished_ones_stay():
+    def fails(config, seed):
+        if seed == 1 and config["shift"]:
+            raise ZeroDivisionError("no data")
+        return draw(config, seed)
+    e = Experiment("fails", ARMS, 3, fails)
+    with pytest.raises(RuntimeError, match=r"experiment 'fails': trial\(arm 'augmented', seed 1\) failed with ZeroDivisionError: no data. 3 finished"):
+        e.run()
+    assert e.missing() == [("augmented", 1), ("base", 2), ("augmented", 2)]
+    two = Experiment("fails in a worker", ARMS, 2, fails)
+    with pytest.raises(RuntimeError, match=r"trial\(arm 'augmented', seed 1\) failed with ZeroDivisionError"):
+        two.run(jobs=2)
+    assert ("base", 0) not in two.missing()
+
+
+@pytest.mark.parametrize("returned, kind, words", [
+    ({"m": float("nan")}, "ValueError", "NaN or infinity for m"),
+    ({"m": 1.0, "k": float("inf")}, "ValueError", "NaN or infinity for k"),
+    (0.5, "TypeError", "returned float: it must return a dict"),
+    ({}, "TypeError", "must return a dict"),
+    (None, "TypeError", "returned NoneType"),
+    ({"m": "high"}, "TypeError", "no number"),
+    ({"m": [1, 2]}, "TypeError", "no number"),
+    ({"seed": 3.0}, "ValueError", "seed: the table has such columns already"),
+    ({"arm": 3.0, "m": 1}, "ValueError", "arm: the table has such columns already"),
+])
+def test_what_a_trial_may_not_return(returned, kind, words):
+    e = Experiment("returns", {"a": {}}, 1, lambda config, seed: returned)
+    with pytest.raises(RuntimeError) as caught:
+        e.run()
+    assert kind in str(caught.value) and words in str(caught.value) and "arm 'a', seed 0" in str(caught.value)
+    assert len(e.missing()) == 1 and not list(e.folder.iterdir())
+
+
+def test_numbers_of_any_library_are_numbers():
+    import torch
+    e = Experiment("kinds", {"a": {}}, np.int64(1), lambda c, s: {"a1": np.float32(0.5), "b": True, "c": torch.tensor(2.0), "d": np.int64(3)})
+    assert e.run().frame[["a1", "b", "c", "d"]].values.tolist() == [[0.5, 1.0, 2.0, 3.0]]
+
+
+@pytest.mark.parametrize("arms, seeds, error, words", [
+    (ARMS, [0, 1, 0], ValueError, "same seed twice"),
+    (ARMS, [], ValueError, "at least one arm and one seed"),
+    (ARMS, 0, ValueError, "at least one arm and one seed"),
+    ({}, 3, ValueError, "at least one arm"),
+    ({"a": {"f": draw}}, 3, TypeError, "plain JSON values"),
+    ({"a": {"s": {1, 2}}}, 3, TypeError, "plain JSON values"),
+    ({1: {}}, 3, TypeError, "arm's name must be a string"),
+    (ARMS, [0.5], TypeError, "integer"),
+])
+def test_wrong_experiments_are_refused(arms, seeds, error, words):
+    with pytest.raises(error, match=words):
+        Experiment("wrong", arms, seeds, draw)
+
+
+def test_unknown_arms_and_metrics_are_named():
+    r = Experiment("names", ARMS, 2, draw).run()
+    with pytest.raises(KeyError, match="no arm 'bas' in experiment 'names': it has base, augmented"):
+        r.effect("augmented", "bas", "accuracy")
+    with pytest.raises(KeyError, match="no metric 'acc' in experiment 'names': it has accuracy, loss"):
+        r.effect("augmented", "base", "acc")
+    for column in ("arm", "seed"):
+        with pytest.raises(KeyError, match="no metric"):
+            r.values("base", column)
+
+
+def test_the_effect_is_paired_by_seed():
+    r = Experiment("paired", ARMS, [5, 1, 9], draw).run()
+    effect = r.effect("augmented", "base", "accuracy")
+    assert effect.n == 3 and abs(effect.mean - 0.5) < 1e-12 and effect.high - effect.low < 1e-9     # the noise is shared: it cancels
+    assert r.effect("base", "augmented", "accuracy").mean == -effect.mean
+    assert r.mean("base", "loss").mean == pytest.approx(np.mean(r.values("base", "loss")))
+    shuffled = experiment.Results("paired", r.frame.sample(frac=1, random_state=0))
+    assert shuffled.effect("augmented", "base", "accuracy") == effect
+    assert r.minutes == pytest.approx(r.frame["seconds"].sum() / 60) and "augmented" in r._repr_html_() and r.to_pandas() is r.frame
+
+
+def test_progress_is_noted_for_the_command(monkeypatch, tmp_path):
+    note = tmp_path / "note"
+    monkeypatch.setenv("DIVERSITY_KIT_PROGRESS", str(note))
+    e = Experiment("note", ARMS, 2, draw)
+    e.run()
+    assert json.loads(note.read_text()) == {"experiment": "note", "done": 4, "total": 4, "left": 0}
+
+
+def test_atomic_writing(tmp_path, monkeypatch):
+    path = tmp_path / "new" / "f.json"
+    write_atomically(path, "one")
+    write_atomically(path, "two")
+    assert path.read_text() == "two"
+    def fail(*a):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(experiment.os, "fsync", fail)
+    with pytest.raises(OSError):
+        write_atomically(path, "three")
+    assert path.read_text() == "two" and [p.name for p in path.parent.iterdir()] == ["f.json"]      # the old file whole, no rest
+    if os.name == "posix":
+        (tmp_path / "plain").touch()
+        assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode                           # others may read it, as any file
+
+
+# ---------------------------------------------------------------------------------------------------------------- the key
+
+VERSIONS = itertools.count()
+
+
+def key(source, tmp_path, name="trial"):
+    "source_key of a function in a module `usermod` with this source."
+    path = tmp_path / f"v{next(VERSIONS)}" / "usermod.py"
+    path.parent.mkdir()
+    path.write_text(textwrap.dedent(source))
+    spec = importlib.util.spec_from_file_location("usermod", path)
+    module = sys.modules["usermod"] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        return source_key(getattr(module, name))
+    finally:
+        del sys.modules["usermod"]
+
+
+BASE = '''
+    import functools
+    import numpy as np
+    from dataclasses import dataclass
+    from functools import lru_cache, partial, wraps
+    RATE = 0.1
+    WORDS = frozenset({"a", "b"})
+    LONG = list(range(2000))
+    ARRAY = np.arange(5)
+    def helper(x):
+        return x + 1
+    def stored(x):
+        return x * 2
+    TABLE = {"f": stored, "pair": (lambda x: x + 10,
+                                   lambda x: x + 20)}
+    @lru_cache
+    def cached(x):
+        return x - 3
+    def two(x, k):
+        return x * k
+    bound = partial(two, k=5)
+    def scaled(factor):
+        def wrap(f):
+            @wraps(f)
+            def inner(*args):
+                return f(*args) * factor
+            return inner
+        return wrap
+    @scaled(7)
+    def decorated(x):
+        return x
+    class Model:
+        depth = 4
+        def fit(self, x):
+            return x + self.depth
+    @dataclass(frozen=True)
+    class Spec:
+        lr: float = 0.25
+        parts: tuple = (1, 2)
+    SPEC = Spec(lr=0.75)
+    class Old:
+        def __init__(self, width):
+            self.width = width
+        def run(self, config, seed):
+            return {"m": self.width}
+    method = Old(32).run
+    def closure(n):
+        def inner(x):
+            return x + n
+        return inner
+    added = closure(11)
+    def with_default(x, extra=RATE * 2, *, more=(8, 9)):
+        return x
+    def unused(x):
+        return 99
+    def trial(config, seed):
+        """Does things."""
+        x = helper(seed) * RATE + TABLE["f"](seed) + len(WORDS) + len(LONG) + ARRAY.sum()     # a comment
+        return {"m": cached(x) + bound(x) + decorated(x) + Model().fit(x) + SPEC.lr + added(x) + with_default(x)}
+    direct = partial(trial, extra=12)
+'''
+
+
+@pytest.fixture(scope="module")
+def base_key(tmp_path_factory):
+    return key(BASE, tmp_path_factory.mktemp("base"))
+
+
+@pytest.mark.parametrize("old, new", [
+    ('return {"m": cached(x)', 'return {"n": cached(x)'),
+    ("return x + 1\n", "return x + 2\n"),                        # a called function
+    ("RATE = 0.1", "RATE = 0.2"),                                # a constant
+    ('{"a", "b"}', '{"a", "c"}'),                                # a set
+    ("range(2000)", "range(1, 2001)"),                           # a long list
+    ("np.arange(5)", "np.arange(5) * 1.0"),                      # an array
+    ("return x * 2\n", "return x * 3\n"),                        # a function held in a dict
+    ("lambda x: x + 10", "lambda x: x + 30"),                    # the first of two lambdas
+    ("lambda x: x + 20", "lambda x: x + 30"),                    # and the second
+    ("return x - 3", "return x - 4"),                            # behind lru_cache
+    ("return x * k", "return x * k * 2"),                        # behind partial
+    ("partial(two, k=5)", "partial(two, k=6)"),                  # what partial binds
+    ("@scaled(7)", "@scaled(8)"),                                # a decorator's argument
+    ("return f(*args) * factor", "return f(*args) + factor"),    # a decorator's own code
+    ("depth = 4", "depth = 5"),                                  # a class
+    ("return x + self.depth", "return x - self.depth"),          # a method
+    ("SPEC = Spec(lr=0.75)", "SPEC = Spec(lr=0.5)"),             # an object's state
+    ("parts: tuple = (1, 2)", "parts: tuple = (1, 3)"),          # its class
+    ("closure(11)", "closure(12)"),                              # a closure
+    ("more=(8, 9)", "more=(8, 10)"),                             # a default
+], ids=lambda v: v.strip()[:24])
+def test_key_changes_with_what_a_trial_uses(base_key, tmp_path, old, new):
+    assert BASE.count(old) == 1
+    assert key(BASE.replace(old, new), tmp_path) != base_key
+
+
+@pytest.mark.parametrize("old, new", [
+    ('"""Does things."""', '"""Does other things, in more words."""'),
+    ("# a comment", "# another comment"),
+    ("return x + 1\n", '"Adds one."\n        return (x +\n                1)   # layout\n'),
+    ("return 99", "return 98"),                                  # a function nobody calls
+    ("import functools\n", "import functools\n    import json\n    OTHER = 5\n"),
+], ids=lambda v: v.strip()[:24])
+def test_key_stays_with_what_does_not_matter(base_key, tmp_path, old, new):
+    assert BASE.count(old) == 1
+    assert key(BASE.replace(old, new), tmp_path) == base_key
+
+
+def test_key_of_partials_and_methods(tmp_path):
+    direct = key(BASE, tmp_path, "direct")
+    assert direct != key(BASE, tmp_path) and direct != key(BASE.replace("extra=12", "extra=13"), tmp_path, "direct")
+    assert key(BASE, tmp_path, "method") != key(BASE.replace("Old(32)", "Old(33)"), tmp_path, "method")
+
+
+def test_key_is_the_same_in_every_process(tmp_path):
+    (tmp_path / "usermod.py").write_text(textwrap.dedent(BASE))
+    code = "import usermod; from diversity_kit.measure.experiment import source_key; print(source_key(usermod.trial))"
+    got = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                          env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]), "PYTHONHASHSEED": seed}).stdout for seed in ("1", "2")]
+    assert got[0] == got[1] and got[0].strip() == key(BASE, tmp_path)
+
+
+def test_key_survives_a_container_that_holds_itself(tmp_path):
+    assert key("LOOP = [1]\nLOOP.append(LOOP)\ndef trial(config, seed): return {'m': LOOP[0]}", tmp_path)
+
+
+def test_key_changes_with_the_settings_a_trial_names(tmp_path, monkeypatch):
+    source = "from diversity_kit import kit\ncfg = kit.profile()\ndef trial(config, seed):\n    return {'m': cfg.experiment_seeds}\n"
+    first, settings = key(source, tmp_path), dict(kit.profile())
+    for name, same in (("risk_seeds", True), ("experiment_seeds", False)):
+        changed = kit.Profile("smoke", settings | {name: 12345})
+        monkeypatch.setattr(kit, "profile", lambda name=None: changed)                      # noqa: B023
+        assert (key(source, tmp_path) == first) is same, name
+
+
+def test_builtins_have_no_source():
+    for f in (max, eval("lambda config, seed: {}"), object()):
+        with pytest.raises(TypeError, match="cannot read the source"):
+            source_key(f)
+
+
+def test_key_follows_the_package(tmp_path, monkeypatch):
+    "The modules a trial imports, and those that they import, count by their syntax; others do not count."
+    source = "from diversity_kit.measure import experiment\ndef trial(config, seed):\n    from diversity_kit.measure.stats import paired_t\n    return {'m': 1}\n"
+    copy = tmp_path / "diversity_kit"
+    shutil.copytree(ROOT / "diversity_kit", copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(kit, "__file__", str(copy / "kit.py"))
+    first = key(source, tmp_path)
+    def edit(name, add):
+        text = (copy / name).read_text()
+        (copy / name).write_text(text + add)
+        try:
+            return key(source, tmp_path)
+        finally:
+            (copy / name).write_text(text)
+    assert edit("measure/stats.py", "\n# a comment\n") == first
+    assert edit("foundations/risk.py", "\nNEW = 1\n") == first
+    assert edit("measure/stats.py", "\nNEW = 1\n") != first
+    assert edit("kit.py", "\nNEW = 1\n") != first                         # which stats or experiment import
+    assert key(source, tmp_path) == first
+
+
+def test_the_file_of_a_trial_is_named_after_everything(monkeypatch):
+    path = lambda name="n", arms=ARMS, trial=draw, arm="base", seed=0: Experiment(name, arms, 3, trial).path(arm, seed)
+    first = path()
+    assert path() == first
+    others = [path(name="m"), path(arms={"base": {"shift": 0.1}}), path(trial=lambda c, s: {"m": 1}), path(arm="augmented"), path(seed=1)]
+    monkeypatch.setattr(experiment, "_version", lambda p: "99")           # another torch
+    others.append(path())
+    monkeypatch.undo()
+    monkeypatch.setenv("DIVERSITY_KIT_PROFILE", "cpu")
+    others.append(path())
+    assert len({first, *others}) == 8
+    assert path(arms={"base": {"shift": (1, 2), "b": 1}}) == path(arms={"base": {"b": 1, "shift": [1, 2]}})   # the same JSON
+
+
+IPYTHON = '''
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance(colors="nocolor")
+def run(cell):
+    assert shell.run_cell(cell, store_history=True).success, cell
+run("from diversity_kit.measure.experiment import source_key\\nkeys = []")
+trial = "def trial(config, seed):\\n    return {'m': Net().depth + Fields.x}"
+cells = ["class Net:\\n    depth = 1\\n    def f(self): return 1", "class Fields:\\n    x = 1", trial]
+for change in [[], [], [(0, "depth = 1", "depth = 1  # note")], [(0, "depth = 1", "depth = 2")], [(1, "x = 1", "x = 2")], [(0, "return 1", "return 2")]]:
+    now = list(cells)
+    for i, old, new in change:
+        now[i] = now[i].replace(old, new)
+    for cell in now:
+        run(cell)
+    run("keys.append(source_key(trial))")
+keys = shell.user_ns["keys"]
+print(*[keys.index(k) for k in keys])
+'''
+
+
+def test_classes_typed_in_notebook_cells_count(tmp_path):
+    got = subprocess.run([sys.executable, "-c", IPYTHON], capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT), "IPYTHONDIR": str(tmp_path)})
+    assert got.stdout.split() == ["0", "0", "0", "3", "4", "5"], got.stdout + got.stderr[-2000:]

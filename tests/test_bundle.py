@@ -184,13 +184,13 @@ def test_parts_unpack_to_what_went_in(command, parts, tmp_path):
     work = tmp_path / "work"
     command.unpack(out, manifest, work)
     assert (work / "cache/data/a/b.bin").read_bytes() == (tree / "cache/data/a/b.bin").read_bytes() and (work / "cache/empty").is_file()
-    assert sorted(p.relative_to(work / "site").as_posix() for p in (work / "site").rglob("*") if p.is_file()) == ["demo-1.dist-info/METADATA", "demo/__init__.py", "extra.py"]
-    (work / "site/extra.py").unlink()
+    assert sorted(p.relative_to(work / "site-packages").as_posix() for p in (work / "site-packages").rglob("*") if p.is_file()) == ["demo-1.dist-info/METADATA", "demo/__init__.py", "extra.py"]
+    (work / "site-packages/extra.py").unlink()
     command.unpack(out, manifest, work)
-    assert not (work / "site/extra.py").exists()                             # twice is once
+    assert not (work / "site-packages/extra.py").exists()                             # twice is once
     (work / "unpacked.txt").unlink()
     command.unpack(out, manifest, work)
-    assert (work / "site/extra.py").exists()                                 # one cut short is made again
+    assert (work / "site-packages/extra.py").exists()                                 # one cut short is made again
 
 
 def test_same_input_same_bytes(command, parts, tmp_path):

@@ -134,6 +134,9 @@ def test_bleu_golden_by_hand():
     assert out["bleu"] == pytest.approx(100 * hand) and round(out["bleu"], 4) == 64.3459 and "tok:13a" in out["bleu_signature"]
     short = m.ngram_bleu([REF.split()[:5]], [[REF.split()]])
     assert short == pytest.approx(math.exp(1 - 6 / 5))                                       # only the brevity penalty
+    assert m.ngram_bleu([["a", "a", "b"]], [[["a"], ["a", "b", "c"]]], order=1) == pytest.approx(2 / 3)       # clipped
+    assert m.ngram_bleu([["a", "b"]], [[["a"], ["a", "b", "c"]]], order=1) == 1.0             # lengths 1 and 3 tie: the shorter counts
+    assert m.ngram_bleu([["a", "b"]], [[["a", "b", "c"], ["a"] * 9]], order=1) == pytest.approx(math.exp(-1 / 2))
 
 
 @quick
@@ -141,8 +144,10 @@ def test_bleu_golden_by_hand():
 def test_ngram_bleu_and_bleu_are_sacrebleus(data):
     hyps, refs = [h for h, _ in data], [r for _, r in data]
     streams = [[r[i] if i < len(r) else None for r in refs] for i in range(max(map(len, refs)))]
-    plain = sacrebleu.corpus_bleu(hyps, streams, smooth_method="none", tokenize="none").score
-    assert m.ngram_bleu([h.split() for h in hyps], [[x.split() for x in r] for r in refs]) == pytest.approx(plain / 100, abs=1e-12)
+    tokens = [h.split() for h in hyps], [[x.split() for x in r] for r in refs]
+    for order in (1, 2, 4):
+        plain = sacrebleu.metrics.BLEU(smooth_method="none", tokenize="none", max_ngram_order=order).corpus_score(hyps, streams).score
+        assert m.ngram_bleu(*tokens, order=order) == pytest.approx(plain / 100, abs=1e-12)
     assert m.BLEU().compute(predictions=hyps, references=refs)["bleu"] == pytest.approx(sacrebleu.corpus_bleu(hyps, streams).score)
     chrf = m.ChrF(word_order=2).compute(predictions=hyps, references=refs)["chrf"]
     assert chrf == pytest.approx(sacrebleu.corpus_chrf(hyps, streams, word_order=2).score)

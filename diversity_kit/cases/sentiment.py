@@ -49,6 +49,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def sample(self, n: int, seed: int = 0) -> Rows:
+        "n rows at random (the files are ordered by class: the first n would be of one)."
+        return self[np.random.default_rng([seed, 0]).permutation(len(self))[:n]]
+
 
 @functools.cache
 def pool(data: str) -> dict[str, Rows]:
@@ -193,7 +197,7 @@ def fit(model: nn.Module, x: torch.Tensor, y: torch.Tensor, dev: tuple, total: i
     return best
 
 # %% ../../nbs/cases/81_sentiment.ipynb #3bda5b71
-LEARNING_RATE = {"fasttext": 1e-2, "cnn": 1e-3, "minilm-head": 1e-2, "minilm": 5e-5}
+LEARNING_RATE = {"fasttext": 3e-2, "cnn": 3e-3, "minilm-head": 1e-2, "minilm": 5e-5}
 SCRATCH = {"fasttext": FastText, "cnn": TextCNN}
 
 

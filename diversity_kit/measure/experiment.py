@@ -21,6 +21,7 @@ import sys
 import textwrap
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import metadata
@@ -135,7 +136,6 @@ def source_key(function: Callable) -> str:
             items = list(value.items() if isinstance(value, dict) else enumerate(value))
             if len(items) < 1000:
                 todo += [(f"{name}[{k!r}]", v) for k, v in items]
-                keep(name, str(len(items)))
             elif all(isinstance(v, _PLAIN) for _, v in items):
                 keep(name, hashlib.sha256(repr(items).encode()).hexdigest())
         elif hasattr(value, "tobytes") and hasattr(value, "dtype") and not value.dtype.hasobject:
@@ -260,7 +260,7 @@ def _run_one(trial, arm, config, seed, path):
         with threadpool_limits(1):
             numbers = _checked(trial(copy.deepcopy(config), seed), arm, seed)
     finally:
-        os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
+        os.environ.pop("OMP_NUM_THREADS", None) if before is None else os.environ.update(OMP_NUM_THREADS=before)
     row = {"arm": arm, "seed": seed, **numbers, "seconds": round(time.perf_counter() - start, 3)}
     write_atomically(Path(path), json.dumps(row))
     return row
@@ -341,7 +341,11 @@ class Experiment:
         start = time.perf_counter()
         for i, outcome in enumerate(tqdm(results, total=len(work), desc=self.name, leave=False, disable=quiet), 1):
             if isinstance(outcome, str):
-                raise RuntimeError(f"experiment {self.name!r}: {outcome}. {done + i - 1} finished trials are kept; run again to go on")
+                with warnings.catch_warnings():                      # joblib would warn of the trials under way
+                    warnings.simplefilter("ignore")
+                    results.close()
+                kept = len(self.arms) * len(self.seeds) - len(self.missing())
+                raise RuntimeError(f"experiment {self.name!r}: {outcome}. {kept} finished trials are kept; run again to go on")
             if note := os.environ.get("DIVERSITY_KIT_PROGRESS"):     # read by `python3 kit run`
                 left = (time.perf_counter() - start) / i * (len(work) - i)
                 state = {"experiment": self.name, "done": done + i, "total": done + len(work), "left": round(left)}

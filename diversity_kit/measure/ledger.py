@@ -209,8 +209,12 @@ def _figures(records: list[dict]) -> list[tuple[str, object]]:
             if some:
                 rows = [(f"{r['claim']['id']}  {r['claim']['quantity']}", effect(r)) for r in some]
                 out.append((f"Effects in {unit} with 95 % intervals, {where}", plots.forest(rows, xlabel=f"effect ({unit})", verdicts=[r["verdict"] for r in some])))
+    drawn = set()                                                    # the claims of one chapter share its curves
     for r in records:
         for title, arms in (r.get("curve") or {}).items():
+            if (one := (title, r["where"], json.dumps(arms))) in drawn:
+                continue
+            drawn.add(one)
             data = {arm: {int(n): tuple(v) for n, v in points.items()} for arm, points in arms.items()}
             out.append((f"{title}, {r['where']}", plots.learning_curve(data, xlabel="training examples", ylabel="test accuracy (%)")))
     return out

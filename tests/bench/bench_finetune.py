@@ -15,7 +15,7 @@ parser.add_argument("--encoder", default="minilm_l6")
 parser.add_argument("--steps", type=int, default=200)
 args = parser.parse_args()
 rows = case.pool(args.data)
-train, dev = rows["train"][range(1000)], rows["validation"][range(256)]
+train, dev = rows["train"].sample(1000), rows["validation"].sample(256)
 base = None
 print(f"{kit.device()}, measured peak {kit.measured_peak():.0f} TFLOP/s")
 for mode in ("no", "default", "reduce-overhead"):

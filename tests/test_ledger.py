@@ -1,0 +1,322 @@
+"""measure.ledger: every rule of the verdict at its boundary, and records that cannot be talked into anything."""
+import json
+import math
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import t
+
+from diversity_kit import kit
+from diversity_kit.measure import ledger
+from diversity_kit.measure.ledger import VERDICTS, Claim, interval90, settle
+from diversity_kit.measure.stats import Effect, paired_t
+
+
+def claim(expected="+", margin=0.5, seeds=10, id="K01", **more):
+    return Claim(id, "A helps", "S0 4.2", "accuracy(A) - accuracy(control)", expected, margin, seeds, **more)
+
+
+def effect(low, high, n=20, p=0.001):
+    return Effect((low + high) / 2, low, high, n, p)
+
+
+def ninety(low, high, n=20):
+    "The 90 % interval behind a 95 % one, by hand."
+    half = (high - low) / 2 * t.ppf(0.95, n - 1) / t.ppf(0.975, n - 1)
+    return (low + high) / 2 - half, (low + high) / 2 + half
+
+
+@pytest.fixture(autouse=True)
+def commit(monkeypatch, tmp_path):
+    "A commit chosen by the test: commit('abc', 100)."
+    monkeypatch.setenv("DIVERSITY_KIT_PROFILE", "smoke")
+    monkeypatch.setenv("DIVERSITY_KIT_CACHE", str(tmp_path / "cache"))
+    def choose(name, when):
+        monkeypatch.setenv("DIVERSITY_KIT_COMMIT", f"{name}:{when}")
+        kit._commit.cache_clear()
+    choose("abc", 1000)
+    yield choose
+    kit._commit.cache_clear()
+
+
+# ---------------------------------------------------------------------------------------------------------------- verdicts
+
+EPS = 1e-9
+LOW90, HIGH90 = ninety(-0.3, 0.5)
+
+
+@pytest.mark.parametrize("c, e, want", [
+    (claim("+"), effect(0.1, 0.9), "supported"),
+    (claim("+"), effect(EPS, 0.9), "supported"),
+    (claim("+", 0.1), effect(0.0, 2.0), "inconclusive"),                    # an interval that touches 0 includes it
+    (claim("+"), effect(-0.9, -0.1), "refuted"),
+    (claim("+", 0.1), effect(-2.0, 0.0), "inconclusive"),
+    (claim("-"), effect(-0.9, -0.1), "supported"),
+    (claim("-"), effect(0.1, 0.9), "refuted"),
+    (claim("-", 0.1), effect(-2.0, 0.0), "inconclusive"),
+    (claim("+", HIGH90), effect(-0.3, 0.5), "inconclusive"),                # the 90 % interval only reaches the margin
+    (claim("+", HIGH90 + EPS), effect(-0.3, 0.5), "equivalent"),            # and now it lies inside
+    (claim("-", HIGH90 + EPS), effect(-0.3, 0.5), "equivalent"),
+    (claim("+", HIGH90), effect(-0.5, 0.3), "inconclusive"),                # at the lower side
+    (claim("+", HIGH90 + EPS), effect(-0.5, 0.3), "equivalent"),
+    (claim("+", 0.5), effect(0.05, 0.2), "supported"),                      # small, but sure: the sign is what was claimed
+    (claim("0", HIGH90 + EPS), effect(-0.3, 0.5), "supported"),
+    (claim("0", HIGH90), effect(-0.3, 0.5), "inconclusive"),
+    (claim("0", 0.5), effect(0.05, 0.2), "supported"),                      # not zero, but too small to matter
+    (claim("0", 0.5), effect(0.5, 0.9), "refuted"),                         # beyond the margin, whole
+    (claim("0", 0.5), effect(0.5 - EPS, 0.9), "inconclusive"),
+    (claim("0", 0.5), effect(-0.9, -0.5), "refuted"),
+    (claim("0", 0.5), effect(-0.9, -0.5 + EPS), "inconclusive"),
+    (claim(3.0, 0.5), effect(2.5, 3.5), "supported"),                       # a value: the interval inside the band, ends included
+    (claim(3.0, 0.5), effect(2.5 - EPS, 3.5), "inconclusive"),
+    (claim(3.0, 0.5), effect(2.5, 3.5 + EPS), "inconclusive"),
+    (claim(3.0, 0.5), effect(3.5, 4.0), "inconclusive"),                    # they meet in one point
+    (claim(3.0, 0.5), effect(3.5 + EPS, 4.0), "refuted"),
+    (claim(3.0, 0.5), effect(1.0, 2.5 - EPS), "refuted"),
+    (claim(0, 0.5), effect(-0.4, 0.4), "supported"),                        # the value 0 and the claim '0' are two things
+    (claim(-2, 0.5), effect(-2.2, -1.8), "supported"),
+])
+def test_verdict_at_its_boundaries(c, e, want):
+    assert c.verdict(e) == want
+
+
+@pytest.mark.parametrize("c, e", [(claim("+"), effect(5, 6, n=9)), (claim("-"), effect(5, 6, n=9)), (claim("0"), effect(-0.01, 0.01, n=9)), (claim(3.0), effect(3, 3.1, n=9))])
+def test_too_few_seeds_are_never_a_verdict(c, e):
+    assert c.verdict(e) == "inconclusive"
+    assert c.verdict(Effect(e.mean, e.low, e.high, 10, e.p)) != "inconclusive"
+
+
+@pytest.mark.parametrize("e, p, want", [
+    (effect(1, 2), 0.049, "supported"), (effect(1, 2), 0.05, "inconclusive"), (effect(1, 2), None, "supported"),
+    (effect(-2, -1), 0.049, "refuted"), (effect(-2, -1), 0.05, "inconclusive"),
+    (effect(0.01, 0.2), 0.2, "equivalent"),                                 # not sure of the sign, sure that it is small
+])
+def test_adjusted_p_decides_too(e, p, want):
+    assert claim("+").verdict(e, p) == want
+
+
+BOUNDS = st.tuples(st.floats(-10, 10), st.floats(0, 10)).map(lambda x: (x[0], x[0] + x[1]))
+
+
+@settings(max_examples=200, deadline=None)
+@given(BOUNDS, st.floats(0.01, 5), st.integers(2, 40), st.none() | st.floats(0, 1))
+def test_verdict_is_symmetric_and_one_of_four(bounds, margin, n, p):
+    e, mirror = effect(*bounds, n=n), effect(-bounds[1], -bounds[0], n=n)
+    plus = claim("+", margin).verdict(e, p)
+    assert plus in VERDICTS and plus == claim("-", margin).verdict(mirror, p)
+    assert claim("0", margin).verdict(e) == claim("0", margin).verdict(mirror)
+    opposite = {"supported": "refuted", "refuted": "supported"}
+    assert claim("-", margin).verdict(e, p) == opposite.get(plus, plus)     # what supports a claim refutes its opposite
+    if n >= 10 and plus == "equivalent":
+        assert claim("0", margin).verdict(e) == "supported"
+
+
+def test_interval90_is_the_one_of_the_t_test():
+    for seed in range(5):
+        d = np.random.default_rng(seed).normal(0.3, 1, size=7 + seed)
+        want = paired_t(d, level=0.9)
+        assert interval90(paired_t(d)) == pytest.approx((want.low, want.high), rel=1e-9)
+        assert interval90(paired_t(d, level=0.99)) == pytest.approx((want.low, want.high), rel=1e-9)
+    assert interval90(Effect(1.0, 1.0, 1.0, 1, 1.0)) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize("change, words", [
+    (dict(expected="plus"), "expected must be"), (dict(expected=math.nan), "expected must be"), (dict(expected=None), "expected must be"),
+    (dict(margin=0), "margin must be a positive"), (dict(margin=-1), "margin must be a positive"), (dict(margin=math.inf), "margin must be a positive"),
+    (dict(margin=math.nan), "margin must be a positive"),
+    (dict(published="+3 points"), "source mark"), (dict(published="+3 [v]"), "source mark"), (dict(published="V"), "source mark"),
+    (dict(id="../up"), "names a file"), (dict(id=""), "names a file"), (dict(id="a b"), "names a file"), (dict(id="a.json"), "names a file"),
+])
+def test_claims_that_cannot_be_used_are_refused(change, words):
+    with pytest.raises(ValueError, match=words):
+        claim(**change)
+
+
+def test_published_figures_with_their_mark_are_taken():
+    assert claim(published="+0.8 points [V]").published and claim(published="[V2] 71 %").published and claim(id="K01_a-b")
+    with pytest.raises(AttributeError):
+        claim().margin = 9.0                                                # written down before the run, and not changed after it
+
+
+# ---------------------------------------------------------------------------------------------------------------- records
+
+def test_holm_runs_over_the_claims_with_a_sign(tmp_path):
+    measured = [(claim("+", id="a"), effect(0.6, 1.2, p=0.03)), (claim("-", id="b"), effect(-1.2, -0.6, p=0.04)),
+                (claim("0", id="c"), effect(-0.1, 0.1, p=0.04)), (claim(3.0, id="d"), effect(2.9, 3.1, p=1e-9))]
+    records = settle(measured, folder=tmp_path)
+    assert [r["verdict"] for r in records] == ["inconclusive", "inconclusive", "supported", "supported"]
+    assert [r["effect"]["p_holm"] for r in records] == [0.06, 0.06, None, None]
+    alone, = settle(measured[:1], folder=tmp_path / "alone")
+    assert alone["verdict"] == "supported" and alone["effect"]["p_holm"] == 0.03
+    sure = settle([(c, effect(e.low, e.high, p=0.02)) for c, e in measured[:2]], folder=tmp_path / "sure")
+    assert [r["verdict"] for r in sure] == ["supported", "supported"] and sure[0]["effect"]["p_holm"] == 0.04
+
+
+def test_a_record_holds_the_claim_the_numbers_and_where_they_come_from(tmp_path):
+    c = claim(published="+1 [V]")
+    r, = settle([(c, Effect(1.23456789, 0.5, 2.0, 20, 0.0123456789))], minutes=3.14159, chapter="81_x", deviations="smaller", folder=tmp_path, curve={"t": {"a": {"10": [1, 0, 2]}}})
+    assert json.loads((tmp_path / "K01.json").read_text(encoding="utf-8")) == r
+    assert r["claim"] == {"id": "K01", "statement": "A helps", "source": "S0 4.2", "quantity": "accuracy(A) - accuracy(control)", "expected": "+", "margin": 0.5,
+                          "seeds": 10, "unit": "points", "published": "+1 [V]"}
+    assert r["effect"] == {"mean": 1.23457, "low": 0.5, "high": 2.0, "p": 0.0123457, "n": 20, "p_holm": 0.0123457}
+    assert (r["chapter"], r["deviations"], r["minutes"], r["commit_time"], r["env"]["commit"]) == ("81_x", "smaller", 3.14, 1000, "abc")
+    assert r["env"]["profile"] == "smoke" and re.fullmatch(r"\d{4}-\d\d-\d\d", r["date"]) and r["curve"]["t"]["a"]["10"] == [1, 0, 2]
+
+
+def test_smoke_records_stay_out_of_the_checkout(tmp_path, monkeypatch):
+    monkeypatch.delenv("DIVERSITY_KIT_RESULTS", raising=False)
+    settle([(claim(), effect(1, 2))])
+    assert [p.name for p in (tmp_path / "cache/smoke").glob("smoke-*/*.json")] == ["K01.json"]
+    assert [r["claim"]["id"] for r in ledger.read()] == ["K01"]
+
+
+def test_nothing_is_rewritten_when_only_the_date_would_change(tmp_path, monkeypatch, commit):
+    path = tmp_path / "K01.json"
+    first, = settle([(claim(), effect(1, 2))], minutes=5, folder=tmp_path)
+    before = path.read_bytes(), path.stat().st_ino
+    monkeypatch.setattr(ledger.time, "strftime", lambda f: "2099-01-01")
+    commit("newer", 2000)
+    again, = settle([(claim(), effect(1, 2))], minutes=7, folder=tmp_path)
+    assert (path.read_bytes(), path.stat().st_ino) == before and again == first
+    changed, = settle([(claim(), effect(1, 2.5))], minutes=7, folder=tmp_path)
+    assert path.stat().st_ino != before[1] and changed["date"] == "2099-01-01" and changed["env"]["commit"] == "newer"
+    other, = settle([(claim(margin=0.6), effect(1, 2.5))], folder=tmp_path)                 # another claim with the same numbers is another record
+    assert json.loads(path.read_text())["claim"]["margin"] == 0.6 == other["claim"]["margin"]
+
+
+def test_an_older_commit_never_replaces_a_newer_record(tmp_path, commit):
+    commit("new", 2000)
+    settle([(claim(), effect(1, 2))], folder=tmp_path)
+    commit("old", 1999)
+    got, = settle([(claim(), effect(-2, -1))], folder=tmp_path)
+    kept = json.loads((tmp_path / "K01.json").read_text())
+    assert kept["verdict"] == got["verdict"] == "supported" and kept["env"]["commit"] == "new"
+    commit("same", 2000)
+    settle([(claim(), effect(-2, -1))], folder=tmp_path)
+    assert json.loads((tmp_path / "K01.json").read_text())["verdict"] == "refuted"
+
+
+@pytest.mark.parametrize("measured, words", [
+    ([(claim(), effect(1, 2)), (claim(margin=2), effect(1, 2))], "same claim twice"),
+    ([(claim(id="ok"), effect(1, 2)), (claim(), effect(1, math.nan))], "claim K01: the effect .* is not finite"),
+    ([(claim(id="ok"), effect(1, 2)), (claim(), effect(1, math.inf))], "claim K01: the effect .* is not finite"),
+    ([(claim(id="ok"), effect(1, 2)), (claim(), effect(1, 2, p=math.nan))], "claim K01: a claim with a sign needs a p-value"),
+    ([(claim(id="ok"), effect(1, 2)), (claim(), effect(1, 2, p=1.5))], "claim K01: a claim with a sign needs a p-value"),
+])
+def test_what_supports_nothing_writes_nothing(tmp_path, measured, words):
+    with pytest.raises(ValueError, match=words):
+        settle(measured, folder=tmp_path)
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_value_needs_no_p(tmp_path):
+    r, = settle([(claim(3.0), effect(2.9, 3.1, p=math.nan))], folder=tmp_path)
+    assert r["verdict"] == "supported" and r["effect"]["p"] is None and "NaN" not in (tmp_path / "K01.json").read_text()
+
+
+def test_folders_are_merged_and_the_newer_commit_wins(tmp_path, commit):
+    here, there = tmp_path / "here", tmp_path / "there"
+    commit("a", 100)
+    settle([(claim(id="K01"), effect(1, 2)), (claim(id="K02"), effect(1, 2))], folder=here / "cpu-2core")
+    settle([(claim(id="K01"), effect(1, 2))], folder=here / "gpu-h100")
+    commit("b", 200)
+    settle([(claim(id="K01"), effect(-2, -1)), (claim(id="K03"), effect(1, 2))], folder=there / "cpu-2core")
+    for folders in ([here, there], [there, here]):                          # whatever the order
+        got = {(r["where"], r["claim"]["id"]): r["verdict"] for r in ledger.read(folders)}
+        assert got == {("cpu-2core", "K01"): "refuted", ("cpu-2core", "K02"): "supported", ("cpu-2core", "K03"): "supported", ("gpu-h100", "K01"): "supported"}
+    assert [(r["where"], r["claim"]["id"]) for r in ledger.read(str(here))] == [("cpu-2core", "K01"), ("cpu-2core", "K02"), ("gpu-h100", "K01")]
+    assert ledger.read(tmp_path / "nowhere") == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "<<<<<<< HEAD\n{}", "[]", "3", '{"claim": {"id": "K01"}}', '"claim"'])
+def test_a_damaged_record_is_named_and_can_be_made_again(tmp_path, text):
+    path = tmp_path / "cpu-x" / "K01.json"
+    path.parent.mkdir()
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"cpu-x.K01\.json is not a ledger record .*delete it and run its chapter again"):
+        ledger.read(tmp_path)
+    settle([(claim(), effect(1, 2))], folder=path.parent)
+    assert [r["verdict"] for r in ledger.read(tmp_path)] == ["supported"]
+
+
+def test_other_files_in_results_are_left_alone(tmp_path):
+    settle([(claim(), effect(1, 2))], folder=tmp_path / "cpu-x")
+    (tmp_path / "cpu-x/chapters.json").write_text('{"measure/11_stats": {"minutes": 1}}')
+    assert len(ledger.read(tmp_path)) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------- tables and the report
+
+def records(tmp_path):
+    nasty = Claim("K02", "a | b\nc <b>bold</b> & \"q\"", "S1", "x - y", "0", 0.01, 10, unit="F1", published="<0.1 [V2]")
+    settle([(claim(), effect(1, 2)), (claim(12.0, id="speed", unit="docs/s"), Effect(12.0, 11.9, 12.1, 12, 0.0))], folder=tmp_path / "cpu-2core", minutes=1.5,
+           curve={"accuracy": {"base": {"100": [60, 58, 62], "500": [70, 69, 71]}, "augmented": {"100": [63, 61, 65], "500": [71, 70, 72]}}})
+    settle([(nasty, effect(-0.001, 0.002))], folder=tmp_path / "gpu-h100", deviations="one | less")
+    return ledger.read(tmp_path)
+
+
+def test_table_has_a_row_per_record(tmp_path):
+    frame = ledger.table(records(tmp_path))
+    assert frame["claim"].tolist() == ["K01", "speed", "K02"] and frame["where"].tolist() == ["cpu-2core", "cpu-2core", "gpu-h100"]
+    assert frame["ours (95 % interval)"].tolist() == ["+1.50 [+1.00, +2.00] points", "+12.0000 [+11.9000, +12.1000] docs/s", "+0.0005 [-0.0010, +0.0020] F1"]
+    assert frame["verdict"].tolist() == ["supported"] * 3 and frame["seeds"].tolist() == [20, 12, 20] and frame["published"].tolist() == ["-", "-", "<0.1 [V2]"]
+    assert list(ledger.table([]).columns) == list(frame.columns)
+
+
+def test_markdown_keeps_its_columns(tmp_path):
+    lines = ledger.markdown(records(tmp_path)).splitlines()
+    assert len(lines) == 5 and {len(re.findall(r"(?<!\\)\|", x)) for x in lines} == {10}   # nine cells in every row
+    assert "a \\| b c <b>" in lines[-1] and "one \\| less" in lines[-1]
+    assert lines[1] == "|" + "---|" * 9
+    assert "python3 kit run" in ledger.markdown([])
+
+
+class Page(HTMLParser):
+    "What a page loads, and whether its elements close."
+
+    def __init__(self):
+        super().__init__()
+        self.loads, self.open, self.texts, self.figures, self.bad = [], [], [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.loads += [v for k, v in attrs.items() if k in ("src", "srcset", "data", "action", "poster") or (k.endswith("href") and not v.startswith("#"))]
+        if tag in ("script", "link", "iframe", "object", "embed", "b"):
+            self.bad.append(tag)
+        if tag == "figure":
+            self.figures.append(attrs["aria-label"])
+        if tag not in ("meta", "html"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.open.remove(tag)
+
+    def handle_endtag(self, tag):
+        if tag != "html":
+            assert self.open and self.open.pop() == tag, tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+def test_report_is_one_file_that_loads_nothing(tmp_path):
+    path = ledger.report(tmp_path / "deep" / "report.html", records(tmp_path))
+    text, page = path.read_text(encoding="utf-8"), Page()
+    page.feed(text)
+    assert not page.loads and not page.bad and not page.open
+    assert not re.search(r"@import|url\(\s*['\"]?(?!#)", text)
+    shown = " ".join(page.texts)
+    assert 'a | b\nc <b>bold</b> & "q"' in shown and "3 records" in shown and kit.env_report()["python"] in shown
+    assert page.figures == ["Effects in points with 95 % intervals, cpu-2core", "Effects in docs/s with 95 % intervals, cpu-2core",
+                            "Effects in F1 with 95 % intervals, gpu-h100", "accuracy, cpu-2core"]     # two records share the curve
+    assert text.count("<svg") == 4 and text.count("<td class=supported>") == 3
+
+
+def test_report_without_records(tmp_path):
+    text = ledger.report(tmp_path / "report.html", []).read_text(encoding="utf-8")
+    assert "0 records" in text and "<svg" not in text

@@ -311,7 +311,7 @@ def without_network(*call, **env):
     "Run in a network namespace that has the loopback device alone."
     flags = struct.pack("16sh", b"lo", 0x41)                                 # up, running; 0x8914 is SIOCSIFFLAGS
     up = f"import fcntl, os, socket, struct, sys; fcntl.ioctl(socket.socket(), 0x8914, {flags!r}); os.execvp(sys.argv[1], sys.argv[1:])"
-    drop = ("DIVERSITY_KIT", "PYTHONPATH", "VIRTUAL_ENV", "KIT_", "PYTEST")
+    drop = ("DIVERSITY_KIT", "HF_", "PYTHONPATH", "VIRTUAL_ENV", "KIT_", "PYTEST")
     clean = {k: v for k, v in os.environ.items() if not k.startswith(drop)}
     return subprocess.run(["unshare", "-n", sys.executable, "-c", up, *map(str, call)], env=clean | {"OMP_NUM_THREADS": "1"} | env, capture_output=True, text=True)
 
@@ -335,6 +335,12 @@ def test_a_bundle_runs_without_network_and_resumes(tmp_path):
     assert first.returncode == 0 and "14_experiment  done" in first.stdout, first.stdout + first.stderr
     trials = {p: p.stat().st_mtime_ns for p in results.glob("trials/**/*.json")}
     assert trials and list(results.glob("_run/smoke/measure/14_experiment.ipynb"))
+    code = ("from datasets import Dataset; from diversity_kit.augment.base import Swap, expand; "           # dill must see installed packages here
+            "ds = Dataset.from_dict({'id': ['a'], 'text': ['one two three']}, split='train'); print(len(expand(ds, Swap(.5), 2)))")
+    work = out / "work"
+    env = {"PYTHONPATH": f"{work / 'site-packages'}:{work / 'code'}", "DIVERSITY_KIT_CACHE": str(work / "cache"), "HF_HUB_OFFLINE": "1"}
+    got = without_network(python, "-c", code, **env)
+    assert got.stdout.strip() == "3", got.stderr
     second = run()
     assert second.returncode == 0 and "14_experiment  up to date" in second.stdout, second.stdout + second.stderr
     assert {p: p.stat().st_mtime_ns for p in results.glob("trials/**/*.json")} == trials

@@ -575,6 +575,19 @@ def test_a_network_that_swallows_everything_is_given_up_in_time(cache, monkeypat
     assert .6 < time.time() - start < 8 and len(ds) > 1000 and str(ds.split) == "test"
 
 
+def test_several_silent_servers_cost_the_time_of_one(cache, monkeypatch):
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://a.invalid/simple")
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", " ".join(f"http://{c}.invalid/simple" for c in "bcdef"))
+    monkeypatch.setattr(socket, "create_connection", lambda *a, **k: time.sleep(60))
+    monkeypatch.setattr(S, "_PATIENCE", .5)
+    S.cards.add(a_card())
+    start = time.time()
+    with pytest.raises(DataUnavailable, match="f.invalid cannot be reached"):
+        S.load("toyarc")
+    assert time.time() - start < 2
+
+
 # ------------------------------------------------------------------------------------------------ the hub, by a stand-in
 @pytest.fixture
 def hub(cache, monkeypatch):

@@ -197,7 +197,7 @@ def fit(model: nn.Module, x: torch.Tensor, y: torch.Tensor, dev: tuple, total: i
     return best
 
 # %% ../../nbs/cases/81_sentiment.ipynb #3bda5b71
-LEARNING_RATE = {"fasttext": 3e-2, "cnn": 3e-3, "minilm-head": 1e-2, "minilm": 5e-5}
+LEARNING_RATE = {"fasttext": 3e-2, "cnn": 1e-2, "minilm-head": 1e-2, "minilm": 5e-5}
 SCRATCH = {"fasttext": FastText, "cnn": TextCNN}
 
 

@@ -763,6 +763,7 @@ def download(url: str, target: Path, sha256: str, size: int, progress: bool = Fa
                     raise ProviderFailed(f"{_redact(url)} has sha256 {got[:12]}..., the card pins {sha256[:12]}...")
             elif now > size:
                 part.unlink()
+                idle += 1
             if now <= have:
                 idle += 1
                 time.sleep(.1 * idle)

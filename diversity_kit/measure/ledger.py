@@ -10,7 +10,7 @@ import html
 import json
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -78,15 +78,17 @@ def interval90(effect: Effect) -> tuple[float, float]:
 
 # %% ../../nbs/measure/15_ledger.ipynb #1d6947c0
 def settle(measured: Sequence[tuple[Claim, Effect]], minutes: float = 0.0, chapter: str = "", deviations: str = "", folder: str | Path | None = None,
-           gpu_minutes: float = 0.0, speed: dict | None = None, **extra) -> list[dict]:
+           gpu_minutes: float = 0.0, speed: dict | None = None, attach: Mapping[str, Mapping] | None = None, **extra) -> list[dict]:
     """Give a verdict to each (claim, effect) of one chapter, Holm-adjusted over those with a sign, and write the records.
 
     minutes, gpu_minutes: trial minutes behind them, and those of them on a card; speed: plain figures such as examples_per_s, peak_mb, share_of_peak;
-    extra: plain JSON values kept with each record, e.g. curve={arm: {n: [mean, low, high]}} which the report draws.
-    folder: default kit.results_dir(). Raises ValueError for a duplicate id or an effect that is not finite."""
+    extra: plain JSON values kept with each record, e.g. curve={title: {arm: {n: [mean, low, high]}}} which the report draws; attach: {claim id: any of these} for one claim alone.
+    folder: default kit.results_dir(). Raises ValueError for a duplicate id, an effect that is not finite, or something attached to a claim that is not there; nothing is then written."""
     ids = [c.id for c, _ in measured]
     if len(set(ids)) < len(ids):
         raise ValueError(f"the same claim twice in one call: {ids}")
+    if lost := set(attach or {}) - set(ids):
+        raise ValueError(f"attach names {', '.join(sorted(lost))}, but the claims are {', '.join(ids)}")
     for c, e in measured:
         if not all(map(math.isfinite, (e.mean, e.low, e.high))):
             raise ValueError(f"claim {c.id}: the effect {e} is not finite, so it supports nothing; nothing was written")
@@ -95,15 +97,19 @@ def settle(measured: Sequence[tuple[Claim, Effect]], minutes: float = 0.0, chapt
     signed = [i for i, (c, _) in enumerate(measured) if c.expected in ("+", "-")]
     adjusted = dict(zip(signed, holm([measured[i][1].p for i in signed]))) if signed else {}
     folder = Path(folder) if folder else kit.results_dir()
-    return [_write(c, e, adjusted.get(i), minutes, chapter, deviations, folder, extra, {"gpu_minutes": round(gpu_minutes, 2)} | ({"speed": speed} if speed else {})) for i, (c, e) in enumerate(measured)]
+    common = {"minutes": minutes, "gpu_minutes": gpu_minutes, "speed": speed, "deviations": deviations, "chapter": chapter, **extra}
+    return [_write(c, e, adjusted.get(i), folder, common | dict((attach or {}).get(c.id, {}))) for i, (c, e) in enumerate(measured)]
 
 
-def _write(claim, effect, p, minutes, chapter, deviations, folder, extra, cost) -> dict:
+def _write(claim, effect, p, folder, values) -> dict:
     number = lambda x: None if x is None or not math.isfinite(x) else float(f"{x:.6g}")
+    cost = {k: round(values.pop(k), 2) for k in ("minutes", "gpu_minutes")}
+    speed = values.pop("speed")
+    cost |= {"speed": speed} if speed else {}
     record = {"claim": asdict(claim), "effect": {k: number(getattr(effect, k)) for k in ("mean", "low", "high", "p")} | {"n": effect.n, "p_holm": number(p)},
-              "verdict": claim.verdict(effect, p), "chapter": chapter, "deviations": deviations, **extra}
+              "verdict": claim.verdict(effect, p), **values}
     env = kit.env_report()
-    stamp = {"env": env, "commit_time": kit.commit_time(), "minutes": round(minutes, 2), **cost, "date": time.strftime("%Y-%m-%d")}
+    stamp = {"env": env, "commit_time": kit.commit_time(), **cost, "date": time.strftime("%Y-%m-%d")}
     path = folder / f"{claim.id}.json"
     old = None
     if path.is_file():

@@ -315,9 +315,10 @@ def test_planted_errors_of_other_kinds():
     assert "harmonic mean" in rule_for(put("1", "f1-score", .99))
     high = rule_for(lambda t: [put(r, "precision", .97)(t) for r in ("0", "1", "2")])
     assert "confusion matrix" in high                                                        # too few predictions for the examples
-    low = rule_for(lambda t: [put(r, "precision", .30)(t) for r in ("0", "1", "2")])
+    low = rule_for(lambda t: [put(r, "precision", .60)(t) for r in ("0", "1", "2")])
     assert "confusion matrix" in low                                                         # too many
     exact = [(t, t) for t in (5, 10, 10)]                       # 5 errors in all; class 1 misses 5 and claims 5 that nobody missed
+    assert "32 to 32 predictions for 20" in m._can_balance([(8, 8)] * 2, [(.5, .5)] * 2, [10, 10])
     assert "class 1" in m._can_balance(exact, [(.5, .5), (1., 1.), (1., 1.)], [10, 10, 10])
     assert m._can_balance(exact, [(1., 1.), (2 / 3, 2 / 3), (1., 1.)], [10, 10, 10]) == ""
     thirds = m.audit_table({"a": (.5, .5, .5, 3), "b": (.5, .5, .5, 4)})                      # 1/3 or 2/3, never 1/2

@@ -157,14 +157,14 @@ def _bounds(joined: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     else:
         cut = left & right & ((kind[1:] == _CJK) | ((kind[1:] == _CORE) & (kind[:-1] != _CORE)))
         start, end = np.flatnonzero((right > left) | cut) + 1, np.flatnonzero((left > right) | cut) + 1
-    gap = end[:-1]
-    near = np.flatnonzero(kind[gap] == _JOIN)                              # one joiner between two runs, or "://", makes them one word
-    if not plain:
-        near = near[(kind[gap[near] - 1] == _CORE) & (kind[start[near + 1]] == _CORE)]
-    size = start[near + 1] - gap[near]
-    near = near[(size == 1) | ((size == 3) & np.array([joined[g:g + 3] == "://" for g in gap[near].tolist()], bool))]
-    if len(near):
-        start, end = np.delete(start, near + 1), np.delete(end, near)
+    if len(start) > 1:                                                      # one joiner between two runs, or "://", makes them one word
+        gap, size = end[:-1], start[1:] - end[:-1]
+        joint = (kind[gap] == _JOIN) & ((size == 1) | (size == 3))
+        if not plain:
+            joint &= (kind[gap - 1] == _CORE) & (kind[start[1:]] == _CORE)
+        for g in np.flatnonzero(joint & (size == 3)):
+            joint[g] = joined[gap[g]:gap[g] + 3] == "://"
+        start, end = start[np.concatenate([[True], ~joint])], end[np.concatenate([~joint, [True]])]
     return start, end, kind
 
 # %% ../../nbs/augment/41_base.ipynb #0b5cad13

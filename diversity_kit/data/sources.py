@@ -835,8 +835,8 @@ def _hub(call: Callable):
             away = _within(_PATIENCE, kit.offline)
         except TimeoutError:
             away = True
-        import huggingface_hub
-        if away and not huggingface_hub.constants.HF_HUB_OFFLINE:     # the libraries do not know it: they would retry for half a minute
+        from huggingface_hub import constants
+        if away and not constants.HF_HUB_OFFLINE:     # the libraries do not know it: they would retry for half a minute
             _HUB_DOWN.append("the hub does not answer")
     if _HUB_DOWN:
         raise ProviderFailed(_HUB_DOWN[0])

@@ -30,6 +30,41 @@ def _data(args) -> int:
     return int((frame["status"] == "damaged").any())
 
 
+def _plan(args):
+    "The plan that the words of `augment` and `dedup` describe."
+    import json
+    from diversity_kit.data.shards import Augment, Plan
+    if args.command == "dedup":
+        return Plan(unique=args.by)
+    from diversity_kit.augment.base import Transform
+    told = json.loads(args.transform) if args.transform.startswith("{") else {"op": args.transform}
+    if args.rate is not None:
+        told["rate"] = args.rate
+    return Plan(Augment(Transform.from_dict(told), args.copies, "drop" if args.drop_unchanged else "keep"), args.seed)
+
+
+def _shards(args) -> int:
+    import shutil
+    from pathlib import Path
+    from diversity_kit.data import shards
+    plan, work = _plan(args), Path(args.work or f"{args.output}.shards")
+    if Path(args.input).resolve() == Path(args.output).resolve():
+        raise ValueError("IN and OUT are the same file: what was read would be written over")
+    shards.split(args.input, work / "in", args.rows, args.number)
+    receipts = shards.run(plan, work / "in", work / "out", args.jobs, args.backend)
+    print(shards.join(receipts, work / "out", args.output))
+    print(f"{len(receipts)} shards, {sum(r.skipped for r in receipts)} of them were finished already")
+    if not args.keep:                                              # only what this run wrote: the folder may be the user's own
+        shutil.rmtree(work / "in")
+        for r in receipts:
+            for name in (r.shard, r.shard.removesuffix(".jsonl") + ".receipt.json"):
+                (work / "out" / name).unlink()
+        for folder in (work / "out", work):
+            if not any(folder.iterdir()):
+                folder.rmdir()
+    return 0
+
+
 def _ledger(args) -> int:
     from diversity_kit.measure import ledger
     frame = ledger.table(ledger.read(args.results) if args.results else None)
@@ -52,6 +87,25 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("action", choices=("list", "fetch", "verify"))
     data.add_argument("names", nargs="*", metavar="NAME")
     data.set_defaults(run=_data)
+    for name, about in (("augment", "add transformed copies of every record"), ("dedup", "keep the first of equal texts")):
+        do = sub.add_parser(name, help=f"{about} of a JSON Lines file (fields id and text), in shards that resume")
+        do.add_argument("input", metavar="IN", help=".jsonl or .jsonl.gz")
+        do.add_argument("output", metavar="OUT", help=".jsonl or .jsonl.gz")
+        do.add_argument("--jobs", type=int, default=1, help="worker processes, -1 for one a core (default 1)")
+        do.add_argument("--backend", choices=("serial", "loky", "dask", "ray"), default="loky", help="who runs them (default loky); bytes do not depend on it")
+        do.add_argument("--rows", type=int, default=10_000, help="records in a shard (default 10000)")
+        do.add_argument("--number", action="store_true", help="a record without an id gets the number of its line")
+        do.add_argument("--work", help="folder for the shards (default OUT.shards)")
+        do.add_argument("--keep", action="store_true", help="keep that folder when all is done")
+        do.set_defaults(run=_shards)
+        if name == "dedup":
+            do.add_argument("--by", choices=("exact", "normalised"), default="normalised", help="what equal means (default normalised)")
+            continue
+        do.add_argument("--transform", required=True, help="a name such as Swap, or the JSON of Transform.to_dict()")
+        do.add_argument("--rate", type=float, help="the transform's rate, 0 to 1")
+        do.add_argument("--copies", type=int, default=1, help="copies of each record (default 1)")
+        do.add_argument("--seed", type=int, default=0)
+        do.add_argument("--drop-unchanged", action="store_true", help="leave out copies that came out equal to their record")
     ledger = sub.add_parser("ledger", help="the claims with their verdicts")
     ledger.add_argument("results", nargs="?", help="a results folder (default: this checkout's)")
     ledger.set_defaults(run=_ledger)
@@ -67,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyError as e:
         print(f"diversity-kit: {e.args[0] if e.args else e}", file=sys.stderr)
         return 2
-    except (ValueError, TypeError) as e:
+    except (ValueError, TypeError, ImportError) as e:
         print(f"diversity-kit: {e}", file=sys.stderr)
         return 2
     except OSError as e:
@@ -75,3 +129,7 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+# %% ../nbs/99_cli.ipynb #2fdeaab5
+if __name__ == "__main__" and "get_ipython" not in globals():       # python -m diversity_kit.cli
+    sys.exit(main())

@@ -67,6 +67,8 @@ def average_gradients(grads: Iterable, sizes: Iterable[float]):
     (examples for a mean over examples, target tokens for a mean over tokens), > 0. The inputs are not changed.
     Raises ValueError for no gradients, a length mismatch, different names or shapes, or sizes that are not positive and finite; TypeError
     for anything that is not a tensor (a parameter without gradient: pass zeros). Source: S0 §4.2, where all groups have the same size."""
+    if isinstance(grads, torch.Tensor):
+        raise TypeError("grads must be a sequence of tensors or mappings, one per group: got one tensor")
     grads, sizes = list(grads), [float(n) for n in sizes]
     if not grads or len(grads) != len(sizes):
         raise ValueError(f"need one size per gradient and at least one of them, got {len(grads)} gradients and {len(sizes)} sizes")
@@ -79,6 +81,8 @@ def average_gradients(grads: Iterable, sizes: Iterable[float]):
     for g in grads:
         if not isinstance(g, torch.Tensor):
             raise TypeError(f"gradients must be tensors, got {type(g).__name__}; pass zeros for a parameter without gradient")
+        if not g.is_floating_point():
+            raise TypeError(f"gradients must be floating-point tensors, got {g.dtype}: an integer mean would be rounded")
         if g.shape != grads[0].shape:
             raise ValueError(f"gradients differ in shape: {tuple(grads[0].shape)} and {tuple(g.shape)}")
     largest = max(sizes)
@@ -102,8 +106,10 @@ def accumulate(model: torch.nn.Module, loss_fn: Callable, micro_batches: Iterabl
     total, count = 0.0, 0.0
     try:
         for i, batch in enumerate(micro_batches):
-            loss, n = loss_fn(model, batch)
-            n = float(n)
+            out = loss_fn(model, batch)
+            if not isinstance(out, (tuple, list)) or len(out) != 2:
+                raise TypeError(f"micro-batch {i}: loss_fn must return (sum of losses, number of terms), got {type(out).__name__}")
+            loss, n = out[0], float(out[1])
             if not (math.isfinite(n) and n >= 0):
                 raise ValueError(f"micro-batch {i}: the count must be a finite number >= 0, got {n}")
             if n == 0: continue

@@ -107,7 +107,8 @@ def forest(effects, xlabel: str, verdicts=None, margin: float | None = None, tit
     values = [_triple(label, e) for label, e in rows]
     found = _verdicts(rows, verdicts)
     with mpl.rc_context(style()):
-        height = 1.1 + 0.42 * len(rows) + 0.3 * bool(title) + 0.35 * any(found)
+        long = max(len(str(label)) for label, _ in rows) > 34        # a long label stands above its interval and leaves the width to the axis
+        height = 1.1 + (0.62 if long else 0.42) * len(rows) + 0.3 * bool(title) + 0.35 * any(found)
         fig = Figure(figsize=(8.0, height), layout="constrained")
         ax = fig.add_subplot()
         if margin:
@@ -116,10 +117,14 @@ def forest(effects, xlabel: str, verdicts=None, margin: float | None = None, tit
         for i, ((mean, low, high), verdict) in enumerate(zip(values, found)):
             color, marker = VERDICT_STYLE[verdict] if verdict else (PALETTE["blue"], "o")
             ax.plot([low, high], [i, i], color=color, linewidth=2.2, solid_capstyle="butt")
-            ax.plot([mean], [i], color=color, marker=marker, markersize=8, markeredgecolor="white", markeredgewidth=0.8)
+            ax.plot([mean], [i], color=color, marker=marker, markersize=6, markeredgecolor="white", markeredgewidth=0.6)
             numbers = f"{mean:+.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
             ax.text(1.02, i, numbers, transform=ax.get_yaxis_transform(), va="center")
         ax.set(yticks=range(len(rows)), yticklabels=[str(label) for label, _ in rows], ylim=(len(rows) - 0.4, -0.6))
+        if long:
+            ax.set(yticklabels=[], ylim=(len(rows) - 0.6, -0.8))
+            for i, (label, _) in enumerate(rows):
+                ax.text(0, i - 0.2, str(label), transform=ax.get_yaxis_transform(), va="bottom", fontsize="small", color="#333333")
         ax.set(xlabel=xlabel, title=title)
         ax.grid(False, axis="y"); ax.tick_params(axis="y", length=0); ax.spines["left"].set_visible(False)
         if any(found):

@@ -13,7 +13,7 @@ from scipy.stats import t
 from diversity_kit import kit
 from diversity_kit.measure import ledger
 from diversity_kit.measure.ledger import VERDICTS, Claim, interval90, settle
-from diversity_kit.measure.stats import Effect, paired_t
+from diversity_kit.measure.stats import Effect, bootstrap, paired_t
 
 
 def claim(expected="+", margin=0.5, seeds=10, id="K01", **more):
@@ -122,6 +122,8 @@ def test_interval90_is_the_one_of_the_t_test():
         assert interval90(paired_t(d)) == pytest.approx((want.low, want.high), rel=1e-9)
         assert interval90(paired_t(d, level=0.99)) == pytest.approx((want.low, want.high), rel=1e-9)
     assert interval90(Effect(1.0, 1.0, 1.0, 1, 1.0)) == (1.0, 1.0)
+    with pytest.raises(ValueError, match="no t interval behind"):
+        interval90(bootstrap(np.arange(10.0), n_boot=50))
 
 
 @pytest.mark.parametrize("change, words", [
@@ -211,6 +213,21 @@ def test_what_supports_nothing_writes_nothing(tmp_path, measured, words):
     with pytest.raises(ValueError, match=words):
         settle(measured, folder=tmp_path)
     assert not list(tmp_path.glob("*.json"))
+
+
+def test_a_value_can_be_attached_to_one_claim(tmp_path):
+    one, two = settle([(claim(id="K01"), effect(1, 2)), (claim(id="K02"), effect(1, 2))], minutes=5, deviations="both", folder=tmp_path,
+                      attach={"K02": {"minutes": 1.234, "deviations": "other", "curve": {}, "speed": {"docs/s": 3}}})
+    assert (one["minutes"], one["deviations"], "curve" in one, "speed" in one) == (5, "both", False, False)
+    assert (two["minutes"], two["deviations"], two["curve"], two["speed"]) == (1.23, "other", {}, {"docs/s": 3})
+    with pytest.raises(ValueError, match="attach names K03"):
+        settle([(claim(id="K04"), effect(1, 2))], folder=tmp_path, attach={"K03": {}})
+    assert not (tmp_path / "K04.json").exists()
+
+
+def test_a_p_against_zero_is_kept_only_where_zero_was_asked_about(tmp_path):
+    kept = settle([(claim(x, id=f"K{i}"), effect(-0.1, 0.1)) for i, x in enumerate(("+", "-", "0", 3.0))], folder=tmp_path)
+    assert [r["effect"]["p"] for r in kept] == [0.001, 0.001, None, None]
 
 
 def test_a_value_needs_no_p(tmp_path):
@@ -312,9 +329,15 @@ def test_report_is_one_file_that_loads_nothing(tmp_path):
     assert not re.search(r"@import|url\(\s*['\"]?(?!#)", text)
     shown = " ".join(page.texts)
     assert 'a | b\nc <b>bold</b> & "q"' in shown and "3 records" in shown and kit.env_report()["python"] in shown
-    assert page.figures == ["Effects in points with 95 % intervals, cpu-2core", "Effects in docs/s with 95 % intervals, cpu-2core",
-                            "Effects in F1 with 95 % intervals, gpu-h100", "accuracy, cpu-2core"]     # two records share the curve
-    assert text.count("<svg") == 4 and text.count("<td class=supported>") == 3
+    assert page.figures == ["Effects in points with 95 % intervals, cpu-2core", "accuracy, cpu-2core"]     # two records share the curve; F1 and docs/s have no common zero
+    assert text.count("<svg") == 2 and text.count("<td class=supported>") == 3
+
+
+def test_large_effects_get_an_axis_of_their_own(tmp_path):
+    settle([(claim(id="at"), effect(1, 2)), (claim(id="beyond"), effect(1, 2.01))], folder=tmp_path / "cpu-x")        # 4 margins are the border
+    page = Page()
+    page.feed(ledger.report(tmp_path / "report.html", ledger.read(tmp_path)).read_text(encoding="utf-8"))
+    assert page.figures == ["Effects in points with 95 % intervals, cpu-x", "Large effects in points with 95 % intervals, cpu-x"]
 
 
 def test_report_without_records(tmp_path):

@@ -81,7 +81,7 @@ _PROBLEMS = {1: "a sparse gradient (nn.Embedding(sparse=True)): use a dense one,
 def connect(expect: int | None = None, timeout: float = 60.0, backend: str = "gloo") -> Iterator[tuple[int, int]]:
     """Join the process group that the launcher describes in RANK and WORLD_SIZE; yields (rank, world) and leaves the group at the end.
 
-    expect: the world size you asked for. timeout: seconds that a collective waits for the other ranks (a lower bound of detection, not a pace).
+    expect: the world size you asked for. timeout: seconds that a collective waits for the other ranks before it fails.
     Raises RuntimeError without a launcher, without the backend, or if the others do not come within `timeout`; ValueError for another world size."""
     name = backend.lower()
     if not dist.is_available() or not dist.is_backend_available(name):
@@ -192,7 +192,7 @@ def broadcast(model: torch.nn.Module, group=None) -> None:
     state = [(n, t) for n, t in model.state_dict().items()]
     _agree(state, 0.0, 0, group)
     for _, t in state:
-        _collective(lambda x, group: dist.broadcast(x, 0, group=group), t, group=group)
+        _collective(dist.broadcast, t, 0, group=group)
 
 # %% ../../nbs/learn/61_distributed.ipynb #358a6fde
 def _ddp_step(ddp: torch.nn.Module, mine: torch.Tensor, scaled: bool) -> float:
@@ -303,7 +303,7 @@ def torchrun(target: str, *args, world: int = 2, timeout: float = 300.0) -> str:
         raise
     if process.returncode:
         told = [x.strip() for x in stderr.splitlines() if re.search(r"\w(Error|Exception)\b.*:|exitcode +: |Signal \d+", x) and "ChildFailed" not in x]
-        raise RuntimeError(f"{target} failed on {world} processes:\n" + "\n".join(dict.fromkeys(told[:12])) or stderr[-2000:])
+        raise RuntimeError(f"{target} failed on {world} processes:\n" + ("\n".join(dict.fromkeys(told[:12])) or stderr[-2000:]))
     return stdout
 
 # %% ../../nbs/learn/61_distributed.ipynb #7e15a857

@@ -175,8 +175,8 @@ def table(records: Iterable[dict] | None = None):
     rows = []
     for r in read() if records is None else records:
         e, c = r["effect"], r["claim"]
-        digits = 2 if c["unit"] == "points" else 4
-        ours = f"{e['mean']:+.{digits}f} [{e['low']:+.{digits}f}, {e['high']:+.{digits}f}]" if e["n"] > 1 else f"{e['mean']:.2g}"
+        shape = "+.2f" if c["unit"] == "points" else "+.4f" if max(abs(e["low"]), abs(e["high"])) >= 1e-3 else ".1e"
+        ours = f"{e['mean']:{shape}} [{e['low']:{shape}}, {e['high']:{shape}}]" if e["n"] > 1 else f"{e['mean']:.2g}"
         rows.append({"claim": c["id"], "statement": c["statement"], "published": c["published"] or "-", "ours (95 % interval)": f"{ours} {c['unit']}", "seeds": e["n"],
                      "where": r["where"] if "where" in r else kit.results_dir().name, "minutes": r["minutes"], "verdict": r["verdict"], "deviations": r["deviations"] or "-"})
     return pd.DataFrame(rows, columns=["claim", "statement", "published", "ours (95 % interval)", "seeds", "where", "minutes", "verdict", "deviations"])
@@ -212,7 +212,7 @@ def _figures(records: list[dict]) -> list[tuple[str, object]]:
     from diversity_kit.measure import plots
     effect = lambda r: Effect(**{k: r["effect"][k] for k in ("mean", "low", "high", "n")}, p=r["effect"]["p"] if r["effect"]["p"] is not None else math.nan)
     out = []
-    for unit in dict.fromkeys(r["claim"]["unit"] for r in records):
+    for unit in [u for u in dict.fromkeys(r["claim"]["unit"] for r in records) if u == "points"]:      # differences; a ratio or a coefficient has no zero line to compare with
         for where in dict.fromkeys(r["where"] for r in records):
             some = [r for r in records if r["claim"]["unit"] == unit and r["where"] == where and r["effect"]["n"] > 1]
             large = [r for r in some if max(abs(r["effect"]["low"]), abs(r["effect"]["high"])) > 4 * r["claim"]["margin"]]

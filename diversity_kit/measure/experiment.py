@@ -330,7 +330,6 @@ class Experiment:
         return self.run().effect(arm, control, metric)
 
     def _compute(self, todo, done, jobs):
-        import warnings
         from tqdm.auto import tqdm
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs")   # loky says so when it restarts one; no trial is lost
         quiet = bool(os.environ.get("TQDM_DISABLE")) or "DIVERSITY_KIT_PROGRESS" in os.environ

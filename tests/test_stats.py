@@ -176,7 +176,7 @@ def test_bootstrap_seed_blocks_and_p(monkeypatch):
 @pytest.mark.parametrize("kwargs,match", [
     (dict(method="basic"), "method"), (dict(n_boot=10), "n_boot"), (dict(n_boot=100.0), "n_boot"),
     (dict(level=0.999, n_boot=1000), "n_boot"), (dict(statistic=lambda v: v), "one number"),
-    (dict(statistic=lambda v: np.nan), "NaN")], ids=str)
+    (dict(statistic=lambda v: np.nan), "NaN")], ids=lambda v: v if isinstance(v, str) else "-".join(v))
 def test_bootstrap_faults(kwargs, match):
     with pytest.raises(ValueError, match=match): bootstrap([1.0, 2.0, 4.0], **kwargs)
 

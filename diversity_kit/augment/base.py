@@ -21,9 +21,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 # %% auto #0
-__all__ = ['PATTERNS', 'splitmix64', 'uniform', 'key64', 'id_keys', 'stream_keys', 'stochastic_round', 'Plan', 'Words', 'Draws',
-           'Edit', 'apply', 'Transform', 'Swap', 'Delete', 'remap', 'Compose', 'OneOf', 'SomeOf', 'RandomApply',
-           'Protect', 'Keep', 'expand']
+__all__ = ['PATTERNS', 'splitmix64', 'uniform', 'key64', 'id_keys', 'stream_keys', 'stochastic_round', 'word_hashes', 'Plan',
+           'Words', 'Draws', 'Edit', 'apply', 'Transform', 'Swap', 'Delete', 'remap', 'Compose', 'OneOf', 'SomeOf',
+           'RandomApply', 'Protect', 'Keep', 'expand']
 
 # %% ../../nbs/augment/41_base.ipynb #81538d75
 _GAMMA, _M1, _M2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -168,6 +168,77 @@ def _bounds(joined: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return start, end, kind
 
 # %% ../../nbs/augment/41_base.ipynb #0b5cad13
+def _is_kana(joined: str, start: np.ndarray, kind: np.ndarray) -> np.ndarray:
+    "Which words begin with a character of Japanese or Bopomofo: no Chinese dictionary helps there."
+    codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), "<u4")[start]
+    return ((codes >= 0x3041) & (codes < 0x3400)) | ((codes >= 0xFF66) & (codes <= 0xFF9D))
+
+
+@functools.lru_cache(1)
+def _jieba() -> Callable[[str], list[str]]:
+    try:
+        import jieba
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("segment='jieba' needs jieba: pip install 'diversity_kit[zh]', or segment=None for single characters") from None
+    jieba.setLogLevel(60)
+    jieba.initialize()
+    return jieba.lcut
+
+
+_BASE, _INVERSE = 0x9E3779B97F4A7C15 | 1, pow(0x9E3779B97F4A7C15 | 1, -1, 1 << 64)
+_POWERS: dict[bool, np.ndarray] = {}
+
+
+def _powers(size: int, inverse: bool = False) -> np.ndarray:
+    "B**i or B**-i modulo 2**64, i < size or more."
+    table = _POWERS.get(inverse)
+    if table is None or len(table) < size:
+        table = np.full(max(size, 1 << 12) * 2, _INVERSE if inverse else _BASE, np.uint64)
+        table[0] = 1
+        _POWERS[inverse] = table = np.multiply.accumulate(table)
+    return table
+
+
+@functools.lru_cache(1)
+def _letters() -> tuple[np.ndarray, np.ndarray]:
+    "A random 64-bit value for every code point below 2**17, and for ASCII; upper and lower case have the same."
+    fold = np.arange(1 << 17)
+    for c in range(1 << 17):
+        low = chr(c).lower()
+        fold[c] = ord(low) if len(low) == 1 else c
+    wide = splitmix64(fold.astype(np.uint64), 0)
+    return wide, wide[:256].copy()
+
+
+def _prefix_sums(joined: str) -> np.ndarray:
+    "The sums over the first i code points in (41.4), i = 0 .. len(joined)."
+    wide, ascii_ = _letters()
+    if joined.isascii():
+        values = ascii_[np.frombuffer(joined.encode("ascii"), np.uint8)]
+    else:
+        codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), "<u4")
+        values = wide[np.minimum(codes, (1 << 17) - 1)]
+        far = codes >= 1 << 17
+        if far.any():
+            values[far] = splitmix64(codes[far].astype(np.uint64), 0)
+    sums = np.zeros(len(joined) + 1, np.uint64)
+    np.cumsum(values * _powers(len(joined))[:len(joined)], out=sums[1:])
+    return sums
+
+
+def word_hashes(words: Sequence[str]) -> np.ndarray:
+    "Equation (41.4): (len(words),) uint64, the same in every process; upper and lower case agree."
+    joined, size = "".join(words), np.fromiter(map(len, words), np.int64, len(words))
+    end = np.cumsum(size)
+    sums = _prefix_sums(joined)
+    return (sums[end] - sums[end - size]) * _powers(len(joined) + 1, True)[end - size]
+
+
+@functools.lru_cache(64)
+def _hash_table(words: tuple[str, ...]) -> np.ndarray:
+    return np.unique(word_hashes(words))
+
+
 _ROWS, _CHARS = 1024, 1 << 18                                              # a batch is worked off in pieces that fit the processor's cache
 
 
@@ -196,18 +267,56 @@ class Words:
     """The words of a batch of N texts, W words in all.
 
     Of the texts, (N,): `count` of words, `first` index of the first word, `offset` in `joined`, `length`. Of the words, (W,): `row` of the
-    text, `index` in the text, `start` and `end` in `joined`. `kind`: the class of every code point of `joined`."""
+    text, `index` in the text, `start` and `end` in `joined`. `kind`: the class of every code point of `joined`.
+    segment: None, every ideograph is a word; "jieba", runs of Chinese characters are cut into words (extra `zh`)."""
 
-    def __init__(self, texts: Sequence[str]):
+    def __init__(self, texts: Sequence[str], segment: str | None = None):
         self.texts, rows = texts, len(texts)
         self.joined = "\n".join(["", *texts, ""])
         self.length = np.fromiter(map(len, texts), np.int64, rows)
         self.offset = 1 + np.cumsum(self.length + 1) - (self.length + 1)
         self.start, self.end, self.kind = _bounds(self.joined)
+        if segment is not None:
+            self._segment(segment)
         self.first = np.searchsorted(self.start, self.offset)
         self.count = np.diff(self.first, append=len(self.start))
         self.row = np.repeat(np.arange(rows), self.count)
         self.index = np.arange(len(self.start)) - np.repeat(self.first, self.count)
+
+    def _segment(self, segment: str) -> None:
+        if segment != "jieba":
+            raise ValueError(f"segment={segment!r}: it is None (every ideograph is a word) or 'jieba' (words of Chinese)")
+        wide = (self.kind[self.start] == _CJK) & ~_is_kana(self.joined, self.start, self.kind)
+        if not wide.any():
+            return
+        cut, keep = _jieba(), np.ones(len(self.start), bool)
+        inner = np.flatnonzero(wide[1:] & wide[:-1] & (self.start[1:] == self.end[:-1])) + 1   # words that follow an ideograph directly
+        if not len(inner):
+            return
+        keep[inner] = False
+        breaks = np.flatnonzero(np.diff(inner, prepend=-2) > 1)
+        for a, b in zip((inner[breaks] - 1).tolist(), np.append(inner[breaks[1:] - 1], inner[-1]).tolist()):
+            begin, sizes = self.start[a], np.fromiter(map(len, cut(self.joined[self.start[a]:self.end[b]])), np.int64)
+            keep[a:b + 1] = np.isin(self.start[a:b + 1], begin + np.cumsum(sizes) - sizes)
+        keep = np.append(keep, True)
+        self.start, self.end = self.start[keep[:-1]], self.end[keep[1:]]
+
+    @functools.cached_property
+    def hashes(self) -> np.ndarray:
+        "Equation (41.4): (W,) uint64 hashes of the words without their case."
+        return self.spans(self.start, self.end)
+
+    def spans(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        "Equation (41.4): the hashes of the stretches `start` to `end` of `joined`; equal to `word_hashes` of the strings."
+        if not hasattr(self, "_sums"):
+            self._sums = _prefix_sums(self.joined)
+        return (self._sums[end] - self._sums[start]) * _powers(len(self.joined), True)[start]
+
+    def among(self, words: Iterable[str], outside: bool = False) -> np.ndarray:
+        "Mask (W,) of the words that are in `words` (`outside`: that are not), whatever their case."
+        table = _hash_table(tuple(words))
+        place = np.searchsorted(table, self.hashes)
+        return (table[np.minimum(place, len(table) - 1)] == self.hashes) != outside if len(table) else np.full(len(self.start), outside)
 
     def strings(self, index: np.ndarray) -> list[str]:
         "The words with these indices."
@@ -241,7 +350,10 @@ class Words:
         other = np.concatenate([b, a])[order]
         return Plan(self.start[index[order]], self.end[index[order]], self.strings(other), to[(order + len(a)) % max(1, len(order))])
 
-# %% ../../nbs/augment/41_base.ipynb #ec177fae
+# %% ../../nbs/augment/41_base.ipynb #cc713be3
+_FEW = 8                                                                   # up to here positions are drawn one by one
+
+
 class Draws:
     "The random numbers of one transform in one batch: `keys` (N,) uint64 from equation (41.2), and the batch's `words`."
 
@@ -264,22 +376,54 @@ class Draws:
         "Equation (41.3): how many of `total` (N,) to edit, `rate * total` on average, at most `most` (default `total`)."
         return np.minimum(stochastic_round(rate * total, self.text(lane)), total if most is None else most)
 
+    def edit(self, row: np.ndarray, lane: int = 0) -> np.ndarray:
+        "One uniform number in [0, 1) for each edit; `row` (E,): the texts of the edits, those of one text beside each other."
+        if not len(row):
+            return np.zeros(0)
+        first = np.flatnonzero(np.diff(row, prepend=-1))
+        rank = np.arange(len(row)) - np.repeat(first, np.diff(first, append=len(row)))
+        return uniform(splitmix64(self.keys[row], rank + ((lane + 1) << 40) + (1 << 60)))
+
+    def sample(self, count: np.ndarray, size: np.ndarray, lane: int = 0) -> np.ndarray:
+        """Equation (41.5): for each text `count` (N,) different positions out of 0 .. size - 1 (N,); all of them if there are not enough.
+
+        Returns (sum(count),) positions, grouped by text, in uniformly random order within a text."""
+        count = np.minimum(count, size)
+        begin, out = np.cumsum(count) - count, np.empty(int(count.sum()), np.int64)
+        rows = np.argsort(-count, kind="stable")
+        rows = rows[np.searchsorted(-count[rows], -_FEW):]                  # texts with few edits: one draw for each
+        left, n, keys, taken = count[rows], size[rows], self.keys[rows], []
+        for j in range(int(left[0]) if len(left) else 0):
+            some = int(np.searchsorted(-left, -j))                          # these have more than j edits: a prefix, since sorted
+            new = (uniform(splitmix64(keys[:some], j + ((lane + 1) << 40) + (2 << 60))) * (n[:some] - j)).astype(np.int64)
+            taken = [t[:some] for t in taken]
+            for t in taken:                                                 # skip what is taken, in rising order
+                new += new >= t
+            out[begin[rows[:some]] + j] = new
+            for i, t in enumerate(taken):                                   # keep `taken` sorted
+                taken[i], new = np.minimum(t, new), np.maximum(t, new)
+            taken.append(new)
+        rows = np.flatnonzero(count > _FEW)
+        if len(rows):                                                       # texts with many: a random priority for each position
+            n = size[rows]
+            text = np.repeat(np.arange(len(rows)), n)
+            first = np.cumsum(n) - n
+            index = np.arange(len(text)) - first[text]
+            order = np.lexsort((splitmix64(self.keys[rows][text], index + ((lane + 1) << 40) + (3 << 60)), text))
+            ok = index < count[rows][text]
+            out[begin[rows][text[ok]] + index[ok]] = order[ok] - first[text[ok]]
+        return out
+
     def choose(self, count: np.ndarray, among: np.ndarray | None = None, lane: int = 0) -> np.ndarray:
-        """Equation (41.4): `count` (N,) words of each text, out of those where the mask `among` (W,) is true (default: all).
+        """`count` (N,) words of each text, out of those where the mask `among` (W,) is true (default: all).
 
         Returns word indices, grouped by text, in random order within a text; fewer than `count` where there are not enough."""
-        w, bits = self.words, self.word_bits(lane) >> _S[10]
-        if len(w.texts) > _ROWS:
-            raise ValueError(f"a batch of Words has at most {_ROWS} texts")
-        row, index, pool = w.row, w.index, None
-        if among is not None:
-            pool = np.flatnonzero(among)
-            row, bits = row[pool], bits[pool]
-            size = w.count_of(among)
-            index = np.arange(len(pool)) - np.repeat(np.cumsum(size) - size, size)
-        order = np.argsort((row.astype(np.uint64) << _S[54]) | bits, kind="stable")
-        taken = order[index < count[row]]
-        return taken if pool is None else pool[taken]
+        w = self.words
+        size = w.count_of(among)
+        count = np.minimum(count, size)
+        first = w.first if among is None else np.cumsum(size) - size
+        taken = np.repeat(first, count) + self.sample(count, size, lane)
+        return taken if among is None else np.flatnonzero(among)[taken]
 
 # %% ../../nbs/augment/41_base.ipynb #4d84bce1
 class Edit(NamedTuple):
@@ -295,7 +439,7 @@ class Edit(NamedTuple):
 
 
 def apply(text: str, edits: Sequence[Edit]) -> str:
-    "Equation (41.5): apply `edits` in order. Raises ValueError if the text under an edit is not what the edit says."
+    "Equation (41.6): apply `edits` in order. Raises ValueError if the text under an edit is not what the edit says."
     done, size, pos = [], 0, 0                                             # text so far: "".join(done) + text[pos:]; size: length of done
     for n, e in enumerate(edits):
         if e.start < size:                                                 # an edit further left: close the pass and begin again
@@ -404,6 +548,12 @@ class Transform:
             if not 0 <= value <= 1:
                 raise ValueError(f"{type(self).__name__}: {name}={value} must lie between 0 and 1 (a share, not a percentage)")
             object.__setattr__(self, name, float(value))
+        if (skip := getattr(self, "skip", None)) is not None:
+            if isinstance(skip, str) or not all(isinstance(v, str) for v in skip):
+                raise TypeError(f"{type(self).__name__}: skip={skip!r} must be a collection of words")
+            object.__setattr__(self, "skip", tuple(sorted(set(skip))))
+        if getattr(self, "segment", None) not in (None, "jieba"):
+            raise ValueError(f"{type(self).__name__}: segment={self.segment!r} is None (every ideograph is a word) or 'jieba'")
 
     def plan(self, words: Words, draws: Draws) -> Plan:
         "The edits for one batch. Implement this in a subclass."
@@ -449,7 +599,7 @@ class Transform:
         return Draws(splitmix64(keys ^ _node_key(type(self).__name__, path)), words)
 
     def _run(self, texts: list[str], keys: np.ndarray, path: str, guards: tuple[re.Pattern, ...], trace: bool):
-        words = Words(texts)
+        words = Words(texts, getattr(self, "segment", None))
         plan = self.plan(words, self._draws(keys, path, words))
         for guard in guards:
             plan = _drop_touching(words, plan, guard)
@@ -490,13 +640,18 @@ class Swap(Transform):
 
     Words change places with words of their own kind, spaced or unspaced, so none are glued together. At most floor(n/2) pairs of n words,
     so for odd n the mean is exact up to rate (n-1)/n. Two equal words may meet, which changes nothing. Meant to keep a label of the whole
-    text, not word order or a translation."""
+    text, not word order or a translation. `skip`: words that stay where they are, the rate then counts the others. `segment`: "jieba" for
+    Chinese words in place of characters."""
     rate: float = .1
+    skip: Sequence[str] = ()
+    segment: str | None = None
     preserves = frozenset({"label"})
 
     def plan(self, words: Words, draws: Draws) -> Plan:
         chosen = []
+        free = words.among(self.skip, outside=True) if self.skip else None
         for lane, pool in enumerate(words.scripts()):
+            pool = free if pool is None else pool if free is None else pool & free
             count = words.count_of(pool)
             chosen.append(draws.choose(2 * draws.count(self.rate / 2, count, count // 2, lane), pool, lane))
         a, b = np.concatenate(chosen).reshape(-1, 2).T
@@ -508,12 +663,17 @@ class Delete(Transform):
     """Delete random words, each with one neighbouring space. `rate`: expected share of the words that go.
 
     The last word of a text stays, so the mean is exact up to rate (n-1)/n. Meant to keep a label of the whole text; it does not know
-    which words carry it: see `Protect`."""
+    which words carry it: see `Protect`. `skip`: words that are never deleted, the rate then counts the others. `segment`: "jieba" for
+    Chinese words in place of characters."""
     rate: float = .1
+    skip: Sequence[str] = ()
+    segment: str | None = None
     preserves = frozenset({"label"})
 
     def plan(self, words: Words, draws: Draws) -> Plan:
-        gone = np.sort(draws.choose(draws.count(self.rate, words.count, np.maximum(words.count - 1, 0))))
+        free = words.among(self.skip, outside=True) if self.skip else None
+        count = words.count_of(free)
+        gone = np.sort(draws.choose(draws.count(self.rate, count, np.minimum(count, np.maximum(words.count - 1, 0))), free))
         start, end, row = words.start[gone], words.end[gone], words.row[gone]
         rank = np.arange(len(gone)) - np.searchsorted(row, row)
         left, right = words.kind[start - 1] == _SPACE, words.kind[end] == _SPACE
@@ -755,7 +915,9 @@ class Protect(_One):
 
 @dataclass(frozen=True, repr=False)
 class Keep(_One):
-    "Take the result of `transform` only where `gate(before, after)` is true; otherwise the original text, with no edits."
+    """Take the result of `transform` only where `gate(before, after)` is true; otherwise the original text, with no edits.
+
+    A gate with a method `accept(befores, afters) -> bools` is asked for the whole batch at once (`augment.gates`)."""
     transform: Transform
     gate: Callable[[str, str], bool]
 
@@ -769,7 +931,14 @@ class Keep(_One):
 
     def _run(self, texts, keys, path, guards, trace):
         new, edits = self.transform._run(texts, keys, path, guards, trace)
-        ok = [a == b or bool(self.gate(a, b)) for a, b in zip(texts, new)]
+        ok, changed = np.ones(len(texts), bool), [i for i, (a, b) in enumerate(zip(texts, new)) if a != b]
+        if changed:
+            pairs = [texts[i] for i in changed], [new[i] for i in changed]
+            accept = getattr(self.gate, "accept", None) or (lambda befores, afters: [bool(self.gate(a, b)) for a, b in zip(befores, afters)])
+            verdict = np.asarray(accept(*pairs), bool)
+            if verdict.shape != (len(changed),):
+                raise ValueError(f"{self.gate!r}.accept returned shape {verdict.shape} for {len(changed)} texts")
+            ok[changed] = verdict
         return [b if k else a for a, b, k in zip(texts, new, ok)], edits if edits is None else [e if k else [] for e, k in zip(edits, ok)]
 
 # %% ../../nbs/augment/41_base.ipynb #b19a2c1d

@@ -271,17 +271,28 @@ class Words:
     segment: None, every ideograph is a word; "jieba", runs of Chinese characters are cut into words (extra `zh`)."""
 
     def __init__(self, texts: Sequence[str], segment: str | None = None):
-        self.texts, rows = texts, len(texts)
+        self.texts = texts
         self.joined = "\n".join(["", *texts, ""])
-        self.length = np.fromiter(map(len, texts), np.int64, rows)
+        self.length = np.fromiter(map(len, texts), np.int64, len(texts))
         self.offset = 1 + np.cumsum(self.length + 1) - (self.length + 1)
         self.start, self.end, self.kind = _bounds(self.joined)
         if segment is not None:
             self._segment(segment)
+        self._number()
+
+    def _number(self) -> None:
         self.first = np.searchsorted(self.start, self.offset)
         self.count = np.diff(self.first, append=len(self.start))
-        self.row = np.repeat(np.arange(rows), self.count)
+        self.row = np.repeat(np.arange(len(self.texts)), self.count)
         self.index = np.arange(len(self.start)) - np.repeat(self.first, self.count)
+
+    def units(self, start: np.ndarray, end: np.ndarray) -> Words:
+        "The same batch cut into other units (sentences, characters): `start` and `end` in `joined`, sorted, not overlapping."
+        new = object.__new__(Words)
+        new.texts, new.joined, new.length, new.offset, new.kind = self.texts, self.joined, self.length, self.offset, self.kind
+        new.start, new.end = start, end
+        new._number()
+        return new
 
     def _segment(self, segment: str) -> None:
         if segment != "jieba":
@@ -341,6 +352,16 @@ class Words:
         order = np.argsort(index, kind="stable")
         return Plan(self.start[index[order]], self.end[index[order]], [after[i] for i in order.tolist()])
 
+    def remove(self, gone: np.ndarray) -> Plan:
+        "A plan that removes the words `gone` (sorted), each with one neighbouring space."
+        start, end, row = self.start[gone], self.end[gone], self.row[gone]
+        rank = np.arange(len(gone)) - np.searchsorted(row, row)
+        left, right = self.kind[start - 1] == _SPACE, self.kind[end] == _SPACE
+        after = right & ((self.index[gone] == rank) | ~left)              # at the head of a text, or after a bracket: the space behind it
+        start, end = start - (left & ~after), end + after
+        start[1:] = np.maximum(start[1:], end[:-1])
+        return Plan(start, end, [""] * len(gone))
+
     def exchange(self, a: np.ndarray, b: np.ndarray) -> Plan:
         "A plan in which word a[p] and word b[p] change places (no word twice)."
         index = np.concatenate([a, b])
@@ -372,9 +393,14 @@ class Draws:
         "One uniform number in [0, 1) for each word, (W,)."
         return uniform(self.word_bits(lane))
 
-    def count(self, rate: float, total: np.ndarray, most: np.ndarray | None = None, lane: int = 0) -> np.ndarray:
-        "Equation (41.3): how many of `total` (N,) to edit, `rate * total` on average, at most `most` (default `total`)."
-        return np.minimum(stochastic_round(rate * total, self.text(lane)), total if most is None else most)
+    def count(self, rate: float, total: np.ndarray, most: np.ndarray | None = None, lane: int = 0, least: int = 0) -> np.ndarray:
+        """Equation (41.3): how many of `total` (N,) to edit, `rate * total` on average, at most `most` (default `total`).
+
+        `least`: at least this many where there are as many; the mean is then higher. Rate 0 edits nothing."""
+        number = stochastic_round(rate * total, self.text(lane))
+        if least and rate:
+            number = np.maximum(number, least)
+        return np.minimum(number, total if most is None else most)
 
     def edit(self, row: np.ndarray, lane: int = 0) -> np.ndarray:
         "One uniform number in [0, 1) for each edit; `row` (E,): the texts of the edits, those of one text beside each other."
@@ -641,10 +667,11 @@ class Swap(Transform):
     Words change places with words of their own kind, spaced or unspaced, so none are glued together. At most floor(n/2) pairs of n words,
     so for odd n the mean is exact up to rate (n-1)/n. Two equal words may meet, which changes nothing. Meant to keep a label of the whole
     text, not word order or a translation. `skip`: words that stay where they are, the rate then counts the others. `segment`: "jieba" for
-    Chinese words in place of characters."""
+    Chinese words in place of characters. `least`: at least so many pairs (EDA: 1)."""
     rate: float = .1
     skip: Sequence[str] = ()
     segment: str | None = None
+    least: int = 0
     preserves = frozenset({"label"})
 
     def plan(self, words: Words, draws: Draws) -> Plan:
@@ -653,7 +680,7 @@ class Swap(Transform):
         for lane, pool in enumerate(words.scripts()):
             pool = free if pool is None else pool if free is None else pool & free
             count = words.count_of(pool)
-            chosen.append(draws.choose(2 * draws.count(self.rate / 2, count, count // 2, lane), pool, lane))
+            chosen.append(draws.choose(2 * draws.count(self.rate / 2, count, count // 2, lane, self.least), pool, lane))
         a, b = np.concatenate(chosen).reshape(-1, 2).T
         return words.exchange(a, b)
 
@@ -674,13 +701,7 @@ class Delete(Transform):
         free = words.among(self.skip, outside=True) if self.skip else None
         count = words.count_of(free)
         gone = np.sort(draws.choose(draws.count(self.rate, count, np.minimum(count, np.maximum(words.count - 1, 0))), free))
-        start, end, row = words.start[gone], words.end[gone], words.row[gone]
-        rank = np.arange(len(gone)) - np.searchsorted(row, row)
-        left, right = words.kind[start - 1] == _SPACE, words.kind[end] == _SPACE
-        after = right & ((words.index[gone] == rank) | ~left)              # at the head of a text, or after a bracket: the space behind it
-        start, end = start - (left & ~after), end + after
-        start[1:] = np.maximum(start[1:], end[:-1])
-        return Plan(start, end, [""] * len(gone))
+        return words.remove(gone)
 
 # %% ../../nbs/augment/41_base.ipynb #5160bfbe
 def remap(spans: Sequence[tuple], edits: Sequence[Edit], strict: bool = False) -> list[tuple] | None:

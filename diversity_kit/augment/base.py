@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import hashlib
+import html
 import json
 import operator
 import re
@@ -22,8 +24,8 @@ import numpy as np
 
 # %% auto #0
 __all__ = ['PATTERNS', 'splitmix64', 'uniform', 'key64', 'id_keys', 'stream_keys', 'stochastic_round', 'word_hashes', 'Plan',
-           'Words', 'Draws', 'Edit', 'apply', 'Transform', 'Swap', 'Delete', 'remap', 'Compose', 'OneOf', 'SomeOf',
-           'RandomApply', 'Protect', 'Keep', 'expand']
+           'Words', 'Draws', 'Edit', 'apply', 'Differences', 'Transform', 'Swap', 'Delete', 'remap', 'Compose', 'OneOf',
+           'SomeOf', 'RandomApply', 'Protect', 'Keep', 'expand']
 
 # %% ../../nbs/augment/41_base.ipynb #81538d75
 _GAMMA, _M1, _M2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -513,6 +515,36 @@ def _write(words: Words, plan: Plan, op: str, trace: bool) -> tuple[list[str], l
     return texts, [flat[a:b] for a, b in zip((last - count).tolist(), last.tolist())]
 
 # %% ../../nbs/augment/41_base.ipynb #8f1e9e3e
+def _tokens(text: str) -> list[str]:
+    "Words and what stands between them."
+    w = Words([text])
+    cuts = np.unique(np.concatenate([[1, 1 + len(text)], w.start, w.end])).tolist()
+    return [w.joined[a:b] for a, b in zip(cuts, cuts[1:])]
+
+
+@dataclass(frozen=True)
+class Differences:
+    "Pairs (before, after) that show their word-level differences."
+    pairs: tuple[tuple[str, str], ...]
+
+    def _marked(self, old: str, new: str, quote: Callable[[str], str]) -> list[str]:
+        lines = []
+        for before, after in self.pairs:
+            a, b, line = _tokens(before), _tokens(after), ""
+            for op, i, j, m, n in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+                left, right = quote("".join(a[i:j])), quote("".join(b[m:n]))
+                line += left if op == "equal" else old.format(left) * bool(left) + new.format(right) * bool(right)
+            lines.append(line)
+        return lines
+
+    def __repr__(self) -> str:
+        return "\n".join(self._marked("[-{}-]", "{{+{}+}}", str))
+
+    def _repr_html_(self) -> str:
+        red, green = ("<del style='background:#fbd5c9'>{}</del>", "<ins style='background:#cfe8f7;text-decoration:none'>{}</ins>")
+        return "".join(f"<p style='margin:.3em 0;white-space:pre-wrap'>{line}</p>" for line in self._marked(red, green, html.escape))
+
+
 def _check_texts(texts: Iterable[str]) -> list[str]:
     if isinstance(texts, (str, bytes)):
         raise TypeError(f"texts is one {type(texts).__name__}; a transform takes a list of texts: t([text])")
@@ -597,6 +629,11 @@ class Transform:
               copy: int = 0) -> list[list[Edit]]:
         "The edits that the call with the same arguments makes, one list for each text; `apply(text, edits)` is the call's result."
         return self._batch(texts, seed, ids, epoch, copy, True)[1]
+
+    def show(self, texts: Iterable[str], seed: int = 0, ids: Iterable[str | int] | None = None, epoch: int = 0, copy: int = 0) -> Differences:
+        "What the call with the same arguments changes, word by word: a table in a notebook, [-old-]{+new+} when printed."
+        texts = _check_texts(texts)
+        return Differences(tuple(zip(texts, self(texts, seed, ids, epoch, copy))))
 
     def _batch(self, texts, seed, ids, epoch, copy, trace):
         texts = _check_texts(texts)

@@ -687,3 +687,19 @@ def test_keep_asks_a_batch_gate_once():
     gate.accept = lambda a, b: [True]
     with pytest.raises(ValueError, match="shape"):
         Keep(Delete(.9), gate)(EN)
+
+
+def capitals(text):
+    return [m.span() for m in re.finditer(r"[A-Z]\w+", text)]
+
+
+def test_protect_takes_a_function_that_finds_spans():
+    text = "Yesterday Ada met Charles Babbage in old London town"
+    out = [Protect(Delete(.6), [capitals])([text], copy=c)[0] for c in range(40)]
+    assert all(w in o for o in out for w in ("Yesterday", "Ada", "Charles", "Babbage", "London")) and len(set(out)) > 5
+    t = Protect(Delete(.6), capitals)
+    assert Transform.from_dict(t.to_dict()) == t
+    whole = Protect(Swap(1.), [lambda s: [(0, 4), (2, len(s)), (1, 3)]])   # overlapping and nested spans
+    assert whole([text]) == [text]
+    with pytest.raises(ValueError, match="returned the span"):
+        Protect(Delete(.9), [lambda s: [(0, 99999)]])([text])

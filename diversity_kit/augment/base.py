@@ -661,7 +661,7 @@ class Transform:
         "Equation (41.2), right."
         return Draws(splitmix64(keys ^ _node_key(type(self).__name__, path)), words)
 
-    def _run(self, texts: list[str], keys: np.ndarray, path: str, guards: tuple[re.Pattern, ...], trace: bool):
+    def _run(self, texts: list[str], keys: np.ndarray, path: str, guards: tuple, trace: bool):
         words = Words(texts, getattr(self, "segment", None))
         plan = self.plan(words, self._draws(keys, path, words))
         for guard in guards:
@@ -922,11 +922,23 @@ PATTERNS: dict[str, str] = {                                               # eac
 _NEEDS = {PATTERNS["email"]: "@"}                                          # what a text must hold for the pattern to be worth a search
 
 
-def _drop_touching(words: Words, plan: Plan, pattern: re.Pattern) -> Plan:
+def _spans(text: str, pattern: re.Pattern | Callable) -> list[tuple[int, int]]:
+    if isinstance(pattern, re.Pattern):
+        return [m.span() for m in pattern.finditer(text)] if _NEEDS.get(pattern.pattern, "") in text else []
+    spans, reach = [], 0
+    for a, b in sorted((int(s[0]), int(s[1])) for s in pattern(text)):
+        if not 0 <= a <= b <= len(text):
+            raise ValueError(f"Protect: {pattern!r} returned the span ({a}, {b}) for a text of {len(text)} characters")
+        if b > reach:                                                      # overlapping spans become disjoint
+            spans.append((max(a, reach), b))
+            reach = b
+    return spans
+
+
+def _drop_touching(words: Words, plan: Plan, pattern: re.Pattern | Callable) -> Plan:
     "The plan without the edits that touch a match of `pattern` (an insertion touches what it would split)."
-    rows, need = np.unique(np.searchsorted(words.offset, plan.start, "right") - 1).tolist(), _NEEDS.get(pattern.pattern, "")
-    found = [(o + m.start(), o + m.end()) for r, o in zip(rows, words.offset[rows].tolist())
-             if need in words.texts[r] for m in pattern.finditer(words.texts[r]) if m.end() > m.start()]
+    rows = np.unique(np.searchsorted(words.offset, plan.start, "right") - 1).tolist()
+    found = [(o + a, o + b) for r, o in zip(rows, words.offset[rows].tolist()) for a, b in _spans(words.texts[r], pattern) if b > a]
     if not found:
         return plan
     begin, stop = np.array(found).T
@@ -949,21 +961,22 @@ class _One(Transform):
 class Protect(_One):
     """Drop every edit of `transform` that touches a match of `patterns`.
 
-    Patterns are preset names ('url', 'email', 'number', 'placeholder', 'negation'), regex strings or compiled regexes. In a composition
-    each step is checked against the text as it stands then. Raises ValueError for a regex that does not compile."""
+    Patterns are preset names ('url', 'email', 'number', 'placeholder', 'negation'), regex strings, compiled regexes, or functions that take
+    a text and return spans (start, end, ...): an entity recogniser, say. In a composition each step is checked against the text as it
+    stands then. Raises ValueError for a regex that does not compile, and for spans outside the text."""
     transform: Transform
-    patterns: Sequence[str | re.Pattern]
+    patterns: Sequence[str | re.Pattern | Callable[[str], Iterable[tuple]]]
 
     def __post_init__(self):
         super().__post_init__()
-        patterns = (self.patterns,) if isinstance(self.patterns, (str, re.Pattern)) else tuple(self.patterns)
+        patterns = tuple(self.patterns) if isinstance(self.patterns, (list, tuple)) else (self.patterns,)
         object.__setattr__(self, "patterns", patterns)
         self.compiled()
 
-    def compiled(self) -> tuple[re.Pattern, ...]:
-        "The patterns as compiled regexes."
+    def compiled(self) -> tuple[re.Pattern | Callable, ...]:
+        "The patterns as compiled regexes and functions."
         try:
-            return tuple(p if isinstance(p, re.Pattern) else re.compile(PATTERNS.get(p, p)) for p in self.patterns)
+            return tuple(p if isinstance(p, re.Pattern) or callable(p) else re.compile(PATTERNS.get(p, p)) for p in self.patterns)
         except (re.error, TypeError) as e:
             raise ValueError(f"Protect: patterns are {', '.join(PATTERNS)}, or regexes over str; {self.patterns!r} is not ({e})") from None
 

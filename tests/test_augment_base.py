@@ -703,3 +703,16 @@ def test_protect_takes_a_function_that_finds_spans():
     assert whole([text]) == [text]
     with pytest.raises(ValueError, match="returned the span"):
         Protect(Delete(.9), [lambda s: [(0, 99999)]])([text])
+
+
+def test_move_carries_words_and_labels_around_a_cycle():
+    @dataclass(frozen=True)
+    class _Cycle(Transform):
+        def plan(self, words, draws):
+            return words.move(np.array([2, 0, 3]), np.array([0, 3, 2]))    # c to a's place, a to d's, d to c's
+
+    text = "aa b ccc d e"
+    out, edits = _Cycle()([text])[0], _Cycle().trace([text])[0]
+    assert out == "ccc b d aa e" and apply(text, edits) == out
+    spans = [(0, 2, "A"), (5, 8, "C"), (9, 10, "D"), (11, 12, "E"), (3, 4, "B")]
+    assert [out[a:b] for a, b, _ in remap(spans, edits)] == ["aa", "ccc", "d", "e", "b"]

@@ -364,14 +364,11 @@ class Words:
         start[1:] = np.maximum(start[1:], end[:-1])
         return Plan(start, end, [""] * len(gone))
 
-    def exchange(self, a: np.ndarray, b: np.ndarray) -> Plan:
-        "A plan in which word a[p] and word b[p] change places (no word twice)."
-        index = np.concatenate([a, b])
-        order = np.argsort(index, kind="stable")
-        to = np.empty_like(order)
-        to[order] = np.arange(len(order))
-        other = np.concatenate([b, a])[order]
-        return Plan(self.start[index[order]], self.end[index[order]], self.strings(other), to[(order + len(a)) % max(1, len(order))])
+    def move(self, word: np.ndarray, place: np.ndarray) -> Plan:
+        "A plan in which each word[p] goes where the word place[p] stands; both hold the same words, none twice."
+        from_, to = np.argsort(word, kind="stable"), np.argsort(place, kind="stable")
+        at = place[to]
+        return Plan(self.start[at], self.end[at], self.strings(word[to]), np.searchsorted(at, place[from_]))
 
 # %% ../../nbs/augment/41_base.ipynb #cc713be3
 _FEW = 8                                                                   # up to here positions are drawn one by one
@@ -718,8 +715,8 @@ class Swap(Transform):
             pool = free if pool is None else pool if free is None else pool & free
             count = words.count_of(pool)
             chosen.append(draws.choose(2 * draws.count(self.rate / 2, count, count // 2, lane, self.least), pool, lane))
-        a, b = np.concatenate(chosen).reshape(-1, 2).T
-        return words.exchange(a, b)
+        pairs = np.concatenate(chosen).reshape(-1, 2)
+        return words.move(pairs.ravel(), pairs[:, ::-1].ravel())
 
 
 @dataclass(frozen=True)
@@ -751,7 +748,7 @@ def remap(spans: Sequence[tuple], edits: Sequence[Edit], strict: bool = False) -
         if not 0 <= s[0] <= s[1]:
             raise ValueError(f"span {tuple(s)} is not 0 <= start <= end")
         place.append((s[0], s[1]))
-    slot: dict[int, int] = {}                                              # where the first edit of a pair stands by now
+    slot: dict[int, int] = {}                                              # where the earlier edits of moved words stand by now
     flying: dict[int, list[tuple[int, int, int]]] = {}                     # spans on their way to a later edit
     owed: set[tuple[int, int]] = set()                                     # (span, edit): this edit has to fall inside this span
     for n, e in enumerate(edits):
@@ -781,7 +778,7 @@ def remap(spans: Sequence[tuple], edits: Sequence[Edit], strict: bool = False) -
             if apart and a >= e.end:
                 place[i] = (a + shift, b + shift)
         slot = {m: s + shift if s >= e.end else s for m, s in slot.items()}
-        if e.pair > 0:
+        if e.pair:
             slot[n] = e.start
         for i, a, b in flying.pop(n, ()):
             place[i] = (e.start + a, e.start + b)

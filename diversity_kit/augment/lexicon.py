@@ -337,7 +337,9 @@ class Lexicon:
                         taken.update(span)
                         place[int(at[i])] = int(long[i]), int(stop[i])
             if taken:
-                keep &= ~np.isin(word, list(taken))
+                free = np.ones(len(words.start), bool)
+                free[list(taken)] = False
+                keep &= free[word]
                 for i, (e, z) in place.items():
                     keep[i], entry[i], end[i] = True, e, z
         word, entry, end = word[keep], entry[keep], end[keep]
@@ -402,7 +404,8 @@ def _inflected(head: str, pos: str, guess: bool) -> dict[str, tuple[str, ...]]:
     "Feature -> spellings; guess: by rule if the word is not in lemminflect's list (nouns and verbs)."
     known, by_rule = _inflections()
     found = known(head, _UPOS[pos]) or (by_rule(head, _UPOS[pos]) if guess and (pos == "v" or pos == "n" and head[-1] != "s") else {})
-    return {tag: found[tag] for tag in _TAGS[pos] if tag in found}
+    double = (lambda f: re.sub(r"gram(?=ed$|ing$)", "gramm", f)) if pos == "v" else str      # lemminflect has "programed"
+    return {tag: tuple(map(double, found[tag])) for tag in _TAGS[pos] if tag in found}
 
 
 def _forms(lemma: str, pos: str, inflect: bool = True, guess: bool = True) -> dict[str, frozenset[str]]:
@@ -420,8 +423,7 @@ def _forms(lemma: str, pos: str, inflect: bool = True, guess: bool = True) -> di
         found = {"VBN": found["VBD"], **found}
     out: dict[str, set[str]] = {}
     for tag, forms in found.items():
-        doubled = [f for f in forms if pos == "v" and f.startswith(head + head[-1]) and head[-1] in "bdgmp"]   # programmed, not programed
-        out.setdefault(rest((doubled or forms)[0]), set()).add(tag)
+        out.setdefault(rest(forms[0]), set()).add(tag)
     return {f: frozenset(t) for f, t in out.items()}
 
 # %% ../../nbs/augment/42_lexicon.ipynb #f26aed3b
@@ -633,7 +635,8 @@ def substitute(words: Words, found: Matches, after: list[str]) -> Plan:
     for i in np.flatnonzero((code < 91) | (code > 127)).tolist():           # capitals, or letters that ASCII does not have
         after[i] = _like(joined[start[i]:found.end[i]], after[i])
     before = found.word - 1                                                 # of the batch's first word: the last, which is not beside it
-    near = (words.start[found.word] - words.end[before] == 1) & np.isin(words.hashes[before], _ARTICLES) & ~np.isin(before, found.word)
+    h, free = words.hashes[before], np.append(True, before[1:] != found.word[:-1])[:len(before)]
+    near = ((h == _ARTICLES[0]) | (h == _ARTICLES[1])) & (words.start[found.word] - words.end[before] == 1) & free
     for i in np.flatnonzero(near).tolist():
         a, gap = joined[words.start[before[i]]:words.end[before[i]]], joined[start[i] - 1]
         if gap == " " and article(after[i]) != a.lower():
@@ -663,7 +666,7 @@ class Lexical(Transform):
 
     def lexicon_for(self, words: Words) -> Lexicon:
         "The lexicon for this batch: Chinese is loaded where there are ideographs only."
-        return self.lexicon or _default(not words.joined.isascii() and bool(_IDEOGRAPH.search(words.joined)))
+        return _default(len(words.scripts()) > 1) if self.lexicon is None else self.lexicon
 
     def to_dict(self) -> dict:
         bare = Transform.to_dict(dataclasses.replace(self, lexicon=None))

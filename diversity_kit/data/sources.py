@@ -1374,3 +1374,21 @@ cards.add(DataCard(
     "toy_sentiment", "sentiment", ("artificial",), "Apache-2.0 (this kit)", "synthetic synonym world, equation (31.7), seed 0", True,
     ("says nothing about real language: for tests and demonstrations",), (Local("synthetic world, seed 0", _toy),),
     rows=6000, labels=_POLARITY, near=False))
+
+# %% ../../nbs/data/31_sources.ipynb #birkbeck0
+def _read_birkbeck(members: Members) -> Iterator[dict]:
+    wrong: dict[str, list[str]] = defaultdict(list)
+    for word, forms in csv.reader(io.StringIO(members.read("*/test/corpora/spelling-birkbeck.csv").decode("utf-8-sig"))):
+        wrong[word] += [f for f in forms.split() if f not in wrong[word]]
+    yield from ({"text": word, "misspellings": " ".join(forms)} for word, forms in wrong.items())
+
+
+cards.add(DataCard(
+    "birkbeck", "misspellings", ("en",), "BSD (package); corpus: Oxford Text Archive 0643", "478 words and how they are commonly misspelled, from the "
+    "Birkbeck spelling error corpus (Mitton 1985)", False, ("British school and college writers: not a sample of typing errors",),
+    (Archive(*_PATTERN, _read_birkbeck),), rows=478, near=False))
+cards.add(DataCard(
+    "hanzi_shapes", "character shapes", ("zh",), "MIT (package metadata), Apache-2.0 (its licence file)", "stroke order and four-corner code of 20 950 "
+    "Chinese characters (char-similar)", False, ("compiled from several public lists, which its README names without saying what came from where",),
+    (Archive("char-similar", "char_similar-0.0.2-py2.py3-none-any.whl", "18d25caff0cd430bb142277320df5061e1997165b1cb8f47bfdc4b5d2ec09adc", 777802,
+             files={"char_similar/data/char_order.dict": "strokes.json", "char_similar/data/char_fourangle.dict": "corners.json"}),)))

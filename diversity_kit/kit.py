@@ -5,13 +5,16 @@
 # %% ../nbs/00_kit.ipynb #4797a859
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
+import hashlib
 import os
 import platform
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from configparser import ConfigParser
 from configparser import Error as IniError
@@ -19,8 +22,9 @@ from importlib import metadata
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['repo_root', 'settings', 'Profile', 'profiles', 'profile', 'cache_dir', 'hardware', 'results_dir', 'seed_everything',
-           'device', 'measured_peak', 'offline', 'git_commit', 'commit_time', 'env_report', 'setup']
+__all__ = ['repo_root', 'settings', 'Profile', 'profiles', 'profile', 'cache_dir', 'whole_file', 'sha256_of', 'hardware',
+           'results_dir', 'seed_everything', 'device', 'measured_peak', 'offline', 'git_commit', 'commit_time',
+           'env_report', 'setup']
 
 # %% ../nbs/00_kit.ipynb #b3f99b23
 _PACKAGE = Path(__file__).parent if "__file__" in globals() else Path.cwd()
@@ -148,6 +152,32 @@ def cache_dir(*parts: str) -> Path:
         default = {"win32": os.environ.get("LOCALAPPDATA") or home / "AppData/Local", "darwin": home / "Library/Caches"}
         base = Path(os.environ.get("XDG_CACHE_HOME") or default.get(sys.platform, home / ".cache")) / "diversity_kit"
     return _writable(Path(base).joinpath(*parts), "DIVERSITY_KIT_CACHE")
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path):
+    "A binary file that appears under its name when it is complete, or never: written beside it, flushed to disk, renamed."
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with open(temporary, "xb") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sha256_of(path: str | Path) -> str:
+    "SHA-256 of a file, in hex."
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def hardware() -> str:

@@ -14,7 +14,6 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from itertools import islice
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import __version__
+from .. import __version__, kit
 from .sources import normalise
 
 # %% auto #0
@@ -87,30 +86,6 @@ def _dump(record: Mapping) -> bytes:
     except UnicodeEncodeError:
         return json.dumps(record).encode() + b"\n"
 
-# %% ../../nbs/data/39_shards.ipynb #c3650826
-@contextmanager
-def _whole(path: Path):
-    "A binary file that appears under its name when it is complete, or never."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with open(temporary, "xb") as f:
-            yield f
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _sha256(path: Path) -> str:
-    h = hashlib.sha256()
-    with open(path, "rb") as f:
-        while block := f.read(1 << 20):
-            h.update(block)
-    return h.hexdigest()
-
 # %% ../../nbs/data/39_shards.ipynb #a07c94f2
 def _id_digest(id: str | int) -> bytes:
     return hashlib.blake2b(str(id).encode("utf-8", "surrogatepass"), digest_size=16).digest()
@@ -139,7 +114,7 @@ def split(path: str | Path, folder: str | Path, rows_per_shard: int = 10_000, nu
     path, folder = Path(path), Path(folder)
     if isinstance(rows_per_shard, bool) or not isinstance(rows_per_shard, int) or rows_per_shard < 1:
         raise ValueError(f"rows_per_shard={rows_per_shard!r} must be an integer >= 1")
-    made_of = {"sha256": _sha256(path), "rows_per_shard": rows_per_shard, "number": bool(number)}
+    made_of = {"sha256": kit.sha256_of(path), "rows_per_shard": rows_per_shard, "number": bool(number)}
     if folder.exists():
         if (folder / "_split.json").is_file() and json.loads((folder / "_split.json").read_bytes()) == made_of:
             return _jsonl(folder)
@@ -387,12 +362,12 @@ def do_shard(src: str | Path, dst: str | Path, plan: Plan, repeats: Sequence[int
     A `dst` whose receipt fits `src` is left alone. Raises ValueError for a faulty record (file:line), two records with one id, or
     counts that do not add up; OSError if `dst` cannot be written."""
     src, dst, repeats = Path(src), Path(dst), set(map(int, repeats))
-    source = hashlib.sha256(f"{_sha256(src)} {sorted(repeats)}".encode()).hexdigest()
+    source = hashlib.sha256(f"{kit.sha256_of(src)} {sorted(repeats)}".encode()).hexdigest()
     if done := _finished(dst, source):
         return done
     made, dropped, rows_in, rows_out, digest, lines, written = 0, Counter(), 0, 0, hashlib.sha256(), {}, {}
     rows = read_records(src)
-    with _whole(dst) as f:
+    with kit.whole_file(dst) as f:
         while batch := list(islice(rows, _BATCH)):
             current = []
             for n, r in batch:
@@ -423,7 +398,7 @@ def do_shard(src: str | Path, dst: str | Path, plan: Plan, repeats: Sequence[int
                 rows_out += 1
         size = f.tell()
         receipt = Receipt(dst.name, rows_in, made, rows_out, dict(sorted(dropped.items())), source, digest.hexdigest(), size)
-    with _whole(_receipt_path(dst)) as f:
+    with kit.whole_file(_receipt_path(dst)) as f:
         f.write(json.dumps(asdict(receipt), indent=1).encode())
     return receipt
 
@@ -528,7 +503,7 @@ def join(receipts: Sequence[Receipt], folder: str | Path, out: str | Path) -> Re
     Raises ValueError, and writes nothing, if a shard is not what its receipt says or an id occurs twice; FileNotFoundError for a missing shard."""
     folder, out, digests = Path(folder), Path(out), bytearray()
     whole = total(receipts, out.name)
-    with _whole(out) as f:
+    with kit.whole_file(out) as f:
         g = gzip.GzipFile("", "wb", fileobj=f, mtime=0) if out.name.endswith(".gz") else f       # no name, no date: equal bytes
         for receipt in receipts:
             h, rows = hashlib.sha256(), 0
@@ -544,4 +519,4 @@ def join(receipts: Sequence[Receipt], folder: str | Path, out: str | Path) -> Re
             g.close()
         if again := later_copies([_pairs(digests)])[0].tolist():
             raise ValueError(f"{len(again)} ids occur in two shards; row {again[0] + 1} of the result is the first: make ids unique, split() checks that")
-    return replace(whole, sha256=_sha256(out), size=out.stat().st_size)
+    return replace(whole, sha256=kit.sha256_of(out), size=out.stat().st_size)

@@ -264,7 +264,6 @@ import threading
 import time
 import urllib.error
 import urllib.request
-import uuid
 import warnings
 import zipfile
 from base64 import b64encode
@@ -680,14 +679,6 @@ def _locations(archive: Archive) -> Iterator[tuple[str | None, str]]:
             yield url, ""
 
 # %% ../../nbs/data/31_sources.ipynb #1ec18882
-def _sha256(path: Path) -> str:
-    h = hashlib.sha256()
-    with open(path, "rb") as f:
-        while block := f.read(1 << 20):
-            h.update(block)
-    return h.hexdigest()
-
-
 def _cannot_write(path: Path, e: OSError) -> PermissionError:
     return PermissionError(f"cannot write {path} ({e.strerror or e}). Free it, or choose another: export DIVERSITY_KIT_CACHE=/path/you/own")
 
@@ -756,7 +747,7 @@ def download(url: str, target: Path, sha256: str, size: int, progress: bool = Fa
                     why = str(getattr(e, "reason", None) or e or type(e).__name__)
             now = part.stat().st_size if part.exists() else 0
             if now == size:
-                if (got := _sha256(part)) == sha256:
+                if (got := kit.sha256_of(part)) == sha256:
                     os.replace(part, target)
                     return target
                 part.unlink()
@@ -793,11 +784,11 @@ def _locked(target: Path, timeout: float = 1800):
 def _archive(archive: Archive, progress: bool = False) -> Path:
     "The checked archive in the cache, fetched if it is missing or damaged. Raises ProviderFailed with every place asked."
     target = _home() / "archives" / archive.filename
-    if target.is_file() and target.stat().st_size == archive.size and _sha256(target) == archive.sha256:
+    if target.is_file() and target.stat().st_size == archive.size and kit.sha256_of(target) == archive.sha256:
         return target
     with _locked(target):
         if target.is_file():
-            if target.stat().st_size == archive.size and _sha256(target) == archive.sha256:
+            if target.stat().st_size == archive.size and kit.sha256_of(target) == archive.sha256:
                 return target
             try:
                 target.unlink()                                      # damaged: another process may not see half of it
@@ -923,7 +914,7 @@ def _record(card: DataCard) -> dict | None:
         for name, (size, sha) in record["files"].items():
             at = (folder / name).stat()
             stamp = (at.st_size, at.st_mtime_ns, sha)
-            if at.st_size != size or (_CHECKED.get(folder / name) != stamp and _sha256(folder / name) != sha):
+            if at.st_size != size or (_CHECKED.get(folder / name) != stamp and kit.sha256_of(folder / name) != sha):
                 return None
             _CHECKED[folder / name] = stamp
         return record
@@ -932,13 +923,10 @@ def _record(card: DataCard) -> dict | None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    "Atomic: a unique temporary file beside it, then renamed."
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        with kit.whole_file(path) as f:
+            f.write(data)
     except OSError as e:
-        temporary.unlink(missing_ok=True)
         raise _cannot_write(path, e) from None
 
 
@@ -1122,7 +1110,7 @@ def verify(name: str | None = None):
         for p in card.providers:
             if isinstance(p, Archive):
                 at = _home() / "archives" / p.filename
-                out.append((card.name, p.filename, "not cached" if not at.exists() else "ok" if _sha256(at) == p.sha256 else "damaged"))
+                out.append((card.name, p.filename, "not cached" if not at.exists() else "ok" if kit.sha256_of(at) == p.sha256 else "damaged"))
         folder = _home() / card.name
         if not (folder / "manifest.json").exists():
             out.append((card.name, "extracted", "not cached"))
@@ -1131,7 +1119,7 @@ def verify(name: str | None = None):
             record = json.loads((folder / "manifest.json").read_text("utf-8"))
             files, fresh = record["files"].items(), record["key"] == _key(card)
             for f, (_, sha) in files:
-                whole = (folder / f).is_file() and _sha256(folder / f) == sha
+                whole = (folder / f).is_file() and kit.sha256_of(folder / f) == sha
                 out.append((card.name, f, "damaged" if not whole else "ok" if fresh else "outdated"))
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             out.append((card.name, "manifest.json", "damaged"))

@@ -20,7 +20,6 @@ import re
 import sys
 import textwrap
 import time
-import uuid
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -219,18 +218,9 @@ class Results:
 
 # %% ../../nbs/measure/14_experiment.ipynb #5dbbfd96
 def write_atomically(path: Path, text: str) -> None:
-    "Write a file entirely or not at all: temporary name in the same folder, flush to disk, rename."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with open(temporary, "x", encoding="utf-8") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    "Write a text file entirely or not at all."
+    with kit.whole_file(path) as f:
+        f.write(text.encode("utf-8"))
 
 
 def _checked(numbers, arm: str, seed: int) -> dict[str, float]:

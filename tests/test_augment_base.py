@@ -86,9 +86,9 @@ def test_keys_are_fixed_for_ever():
 
 
 GOLDEN = {
-    "swap": ["fox quick The, of tired the road, sleeps under a bridge.", "We it expect didn't to be this good!", "我喜的键程，我欢猫喜欢编盘。"],
-    "delete": ["The fox, of the, sleeps under a bridge.", "We didn't expect it be good!", "我欢程，我猫喜欢键盘。"],
-    "compose": ["bridge quick fox, tired, road a The.", "We expect it to didn't!", "猫欢编程，我喜键的。"],
+    "swap": ["under tired fox, quick of the road, sleeps The a bridge.", "expect didn't We it to be this good!", "我喜程编欢，我的猫欢喜键盘。"],
+    "delete": ["The quick, tired of the road, a bridge.", "We didn't to be this good!", "我编程，我的猫喜欢盘。"],
+    "compose": ["The fox, tired of road, a under.", "it be to this good!", "喜我编程，我猫盘键。"],
 }
 
 
@@ -617,4 +617,102 @@ def test_map_with_two_processes(train):
 def test_benchmark_runs():
     done = subprocess.run([sys.executable, str(ROOT / "tests/bench/bench_augment.py"), "--sentences", "60", "--repeats", "1"], capture_output=True, text=True, timeout=100,
                           env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert done.returncode == 0 and "Swap(rate=0.1)" in done.stdout and "trace" in done.stdout, done.stderr
+    assert done.returncode == 0 and "Swap(rate=0.1" in done.stdout and "trace" in done.stdout, done.stderr
+
+
+def test_show_marks_what_changed():
+    shown = Swap(1.).show(["a b", "same", "<i> x"], seed=0)
+    assert shown.pairs == tuple(zip(["a b", "same", "<i> x"], Swap(1.)(["a b", "same", "<i> x"], seed=0)))
+    first, second, third = repr(shown).split("\n")
+    assert second == "same" and first in ("[-a-]{+b+} [-b-]{+a+}", "{+b +}a[- b-]", "[-a -]b{+ a+}")
+    assert "<i>" not in shown._repr_html_() and "&lt;" in shown._repr_html_() and shown._repr_html_().count("<del") == shown._repr_html_().count("<ins")
+
+
+@pytest.mark.parametrize("size,count", [(1, 1), (5, 0), (5, 2), (5, 9), (12, 8), (12, 9), (40, 30)])
+def test_sample_is_a_uniform_ordered_draw_without_replacement(size, count):
+    keys = splitmix64(id_keys(range(4000)))
+    got = Draws(keys).sample(np.full(4000, count), np.full(4000, size)).reshape(4000, -1)
+    assert got.shape[1] == min(count, size) and all(len(set(r)) == len(r) for r in got.tolist())
+    if got.size:
+        assert got.min() >= 0 and got.max() < size
+        for column in (got[:, 0], got[:, -1]):                             # every place of the order is uniform
+            seen = np.bincount(column, minlength=size)
+            assert abs(seen - 4000 / size).max() < 5 * (4000 / size) ** .5
+
+
+def test_sample_does_not_depend_on_the_other_texts():
+    rng, keys = np.random.default_rng(0), splitmix64(id_keys(range(300)))
+    size = rng.integers(0, 60, 300)
+    count = rng.integers(0, 40, 300)
+    every = np.split(Draws(keys).sample(count, size), np.cumsum(np.minimum(count, size))[:-1])
+    for i in range(0, 300, 7):
+        assert Draws(keys[i:i + 1]).sample(count[i:i + 1], size[i:i + 1]).tolist() == every[i].tolist()
+
+
+def test_hashes_of_words():
+    batch = ["Not bad, NOT bad", "Straße İstanbul ΣΑΣ", "𠮷野家 x"]
+    w = Words(batch)
+    strings = w.strings(np.arange(len(w.start)))
+    assert (w.hashes == base.word_hashes(strings)).all() and w.hashes[0] == w.hashes[2] == base.word_hashes(["nOT"])[0]
+    assert len(set(w.hashes.tolist())) == len({s.lower() if s.isascii() else s for s in strings})
+    assert w.spans(w.start[:1], w.end[1:2])[0] == base.word_hashes(["not BAD"])[0]
+    assert w.among(["bad", "𠮷"]).tolist() == [s in ("bad", "𠮷") for s in strings] and not w.among([]).any() and w.among([], outside=True).all()
+    many = base.word_hashes([f"{a}{b}" for a in "abcdefgh" for b in range(2000)])
+    assert len(set(many.tolist())) == 16000
+
+
+def test_units_and_segment():
+    w = Words(["a b. c d", "我喜欢编程 ok"])
+    u = w.units(np.array([1, 6, 10]), np.array([5, 9, 15]))
+    assert u.strings(np.arange(3)) == ["a b.", "c d", "我喜欢编程"] and u.count.tolist() == [2, 1] and u.index.tolist() == [0, 1, 0]
+    pytest.importorskip("jieba")
+    s = Words(["我喜欢编程 ok 日本語テキスト", "x"], "jieba")
+    assert s.strings(np.arange(len(s.start)))[:4] == ["我", "喜欢", "编程", "ok"] and "テ" in s.strings(np.arange(len(s.start)))
+    with pytest.raises(ValueError, match="jieba"):
+        Swap(.1, segment="words")
+
+
+def test_keep_asks_a_batch_gate_once():
+    calls = []
+
+    class Gate:
+        def accept(self, befores, afters):
+            calls.append(len(befores))
+            return [len(a) > 12 for a in afters]
+
+        __call__ = None
+    gate = type("G", (Gate,), {"__call__": lambda self, a, b: len(b) > 12})()
+    kept = Keep(Delete(.3), gate)(EN)
+    assert calls == [sum(a != b for a, b in zip(EN, Delete(.3)(EN)))] and kept == Keep(Delete(.3), lambda a, b: len(b) > 12)(EN)
+    gate.accept = lambda a, b: [True]
+    with pytest.raises(ValueError, match="shape"):
+        Keep(Delete(.9), gate)(EN)
+
+
+def capitals(text):
+    return [m.span() for m in re.finditer(r"[A-Z]\w+", text)]
+
+
+def test_protect_takes_a_function_that_finds_spans():
+    text = "Yesterday Ada met Charles Babbage in old London town"
+    out = [Protect(Delete(.6), [capitals])([text], copy=c)[0] for c in range(40)]
+    assert all(w in o for o in out for w in ("Yesterday", "Ada", "Charles", "Babbage", "London")) and len(set(out)) > 5
+    t = Protect(Delete(.6), capitals)
+    assert Transform.from_dict(t.to_dict()) == t
+    whole = Protect(Swap(1.), [lambda s: [(0, 4), (2, len(s)), (1, 3)]])   # overlapping and nested spans
+    assert whole([text]) == [text]
+    with pytest.raises(ValueError, match="returned the span"):
+        Protect(Delete(.9), [lambda s: [(0, 99999)]])([text])
+
+
+def test_move_carries_words_and_labels_around_a_cycle():
+    @dataclass(frozen=True)
+    class _Cycle(Transform):
+        def plan(self, words, draws):
+            return words.move(np.array([2, 0, 3]), np.array([0, 3, 2]))    # c to a's place, a to d's, d to c's
+
+    text = "aa b ccc d e"
+    out, edits = _Cycle()([text])[0], _Cycle().trace([text])[0]
+    assert out == "ccc b d aa e" and apply(text, edits) == out
+    spans = [(0, 2, "A"), (5, 8, "C"), (9, 10, "D"), (11, 12, "E"), (3, 4, "B")]
+    assert [out[a:b] for a, b, _ in remap(spans, edits)] == ["aa", "ccc", "d", "e", "b"]

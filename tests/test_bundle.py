@@ -117,7 +117,7 @@ def card(tmp_path, monkeypatch):
     weights = {"w": np.linspace(-3, 3, 1000, dtype=np.float32).reshape(10, 100), "ids": np.arange(5)}
     save_file(weights, folder / "model.safetensors")
     (folder / "config.json").write_text('{"model_type": "bert"}')
-    files = {f: [(folder / f).stat().st_size, sources._sha256(folder / f)] for f in ("model.safetensors", "config.json")}
+    files = {f: [(folder / f).stat().st_size, dk.sha256_of(folder / f)] for f in ("model.safetensors", "config.json")}
     (folder / "manifest.json").write_text(json.dumps({"key": "k", "provider": "p", "report": {}, "files": files}))
     make = lambda redistribution: SimpleNamespace(licence="L", redistribution=redistribution, providers=("index",))
     monkeypatch.setattr(sources, "cards", {"free": make(True), "closed": make(False)})
@@ -133,7 +133,7 @@ def test_weights_travel_in_half_precision_with_a_matching_record(command, card, 
     assert np.abs(got["w"] - card["w"]).max() <= 3 * 2**-11
     assert json.loads((tmp_path / "out/free/config.json").read_text()) == {"model_type": "bert", "torch_dtype": "float32"}
     for f, (size, sha) in record["files"].items():
-        assert (tmp_path / "out/free" / f).stat().st_size == size and sources._sha256(tmp_path / "out/free" / f) == sha
+        assert (tmp_path / "out/free" / f).stat().st_size == size and dk.sha256_of(tmp_path / "out/free" / f) == sha
     assert record["key"] == "k" and "float16" in record["provider"]
 
 

@@ -749,7 +749,7 @@ def test_every_card_is_complete():
             if isinstance(p, (Hub, HubFiles)):
                 assert (len(p.revision) == 40 and int(p.revision, 16)) or not p.verified
     may = {n for n, c in S.cards.items() if c.redistribution}
-    assert may == {"minilm_l6", "digits", "toy_sentiment"}
+    assert may == {"minilm_l6", "smollm2_135m", "wordnet", "vader_lexicon", "digits", "toy_sentiment"}
     assert len(S.listing()) == len(S.cards) and set(S.listing().columns) >= {"name", "rows", "licence", "state"}
 
 
@@ -854,4 +854,4 @@ def test_minilm_folder():
     folder = S.path("minilm_l6")
     assert {p.name for p in folder.iterdir()} >= set(S._MINILM)
     assert json.loads((folder / "config.json").read_text())["hidden_size"] == 384
-    assert S._sha256(folder / "model.safetensors").startswith("53aa51172d14")
+    assert kit.sha256_of(folder / "model.safetensors").startswith("53aa51172d14")

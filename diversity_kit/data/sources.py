@@ -1268,10 +1268,11 @@ _SMOL = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_c
 def _smol_from_gguf(members: Members) -> dict[str, bytes]:
     "The 4-bit weights of a GGUF file as float16 safetensors, with config and tokenizer. Raises ProviderFailed without gguf (extra `lm`)."
     import contextlib
-    import importlib.util
     import tempfile
-    if importlib.util.find_spec("gguf") is None:
-        raise ProviderFailed("its weights are a GGUF file, and gguf is not installed: pip install 'diversity_kit[lm]'")
+    try:
+        import gguf  # noqa: F401  transformers reads GGUF files through it
+    except ModuleNotFoundError:
+        raise ProviderFailed("its weights are a GGUF file, and gguf is not installed: pip install 'diversity_kit[lm]'") from None
     import torch
     import transformers
     with tempfile.TemporaryDirectory() as name, contextlib.redirect_stderr(io.StringIO()):     # progress bars

@@ -20,11 +20,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from .. import kit
-from ..augment.base import Delete, OneOf, Swap, expand
+from ..augment.base import expand
+from ..augment.words import EDA
 from ..data.sources import load, path
 
 # %% auto #0
-__all__ = ['BATCH', 'MORE_REAL', 'LOOKS', 'ARMS', 'LEARNING_RATE', 'SCRATCH', 'MAX_LENGTH', 'Rows', 'pool', 'eda_recipe', 'steps',
+__all__ = ['BATCH', 'MORE_REAL', 'LOOKS', 'ARMS', 'LEARNING_RATE', 'SCRATCH', 'MAX_LENGTH', 'Rows', 'pool', 'eda', 'steps',
            'training_rows', 'units', 'hashed', 'FastText', 'TextCNN', 'batches', 'accuracy', 'fit', 'encoder', 'pooled',
            'embed', 'embedded_pool', 'Finetuned', 'tokenise', 'finetune', 'share_of_peak', 'trial', 'arms',
            'leak_trial', 'matched_copies']
@@ -70,9 +71,17 @@ def pool(data: str) -> dict[str, Rows]:
     return out
 
 
-def eda_recipe(n: int) -> dict:
-    "Rate and number of copies by training size: the table of Wei & Zou 2019 (EDA), section 4."
-    return {"alpha": 0.05, "copies": 16} if n <= 500 else {"alpha": 0.05, "copies": 8} if n <= 2000 else {"alpha": 0.1, "copies": 4}
+@functools.lru_cache(maxsize=1)
+def _toy_lexicon():
+    from diversity_kit.augment.lexicon import Lexicon
+    from diversity_kit.data.sources import toy_world
+    return Lexicon(toy_world().synonyms())
+
+
+def eda(config: dict) -> EDA:
+    "The EDA recipe of a cell: `alpha`, or the paper's by training size; synonyms of WordNet and Cilin, for the toy world its own."
+    alpha = config.get("alpha", EDA.for_size(config["n"])[0].alpha)
+    return EDA(alpha, _toy_lexicon() if config["data"].startswith("toy") else None)
 
 
 def steps(config: dict) -> int:
@@ -102,8 +111,7 @@ def training_rows(config: dict, seed: int) -> Rows:
     if config["arm"] == "augmented":
         from datasets import Dataset
         ds = Dataset.from_dict({"id": list(real.ids), "text": list(real.texts), "label": real.labels.tolist()}, split="train")
-        alpha = config.get("alpha", eda_recipe(n)["alpha"])
-        ds = expand(ds, OneOf([Swap(2 * alpha), Delete(alpha)]), config["copies"], seed=seed)   # EDA swaps alpha * len pairs: two words each
+        ds = expand(ds, eda(config), config["copies"], seed=seed)
         return Rows(tuple(ds["id"]), tuple(ds["text"]), np.asarray(ds["label"], dtype=np.int64), "train")
     return real
 

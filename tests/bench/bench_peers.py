@@ -190,7 +190,7 @@ def share(op, before, after):
         elif op != "char" and len(x) == len(y):
             edits += sum(c != d for c, d in zip(x, y))
         else:
-            ops = SequenceMatcher(None, *((a, b) if op == "char" else (x, y)), autojunk=False).get_opcodes()
+            ops = SequenceMatcher(None, x, y, autojunk=False).get_opcodes()  # characters too: a word has one edit at most
             edits += sum((i2 - i1) or 1 for tag, i1, i2, _, _ in ops if tag != "equal")
     return edits / words
 

@@ -8,6 +8,7 @@ time. Rates are set so that all make the same number of edits, counted by compar
 fresh process: tables and WordNet are loaded in it, the interpreter and the imports are not. The paper loops are EDA (Wei and Zou 2019) and
 AEDA (Karimi et al. 2021) as published, written again in plain Python."""
 import argparse
+import functools
 import gc
 import importlib
 import json
@@ -45,6 +46,14 @@ def numbers(texts, share):
     "How many edits for each text, `share` of its words on average: the peers that take a number get it ready made."
     rnd = random.Random(0)
     return [int(share * len(t.split()) + rnd.random()) for t in texts]
+
+
+def numbered(each):
+    "make(share, texts) for a function (text, number of edits); the numbers are drawn before the clock starts."
+    def make(p, texts):
+        n = numbers(texts, p)
+        return lambda: list(map(each, texts, n))
+    return make
 
 
 def eda_words(text):
@@ -112,9 +121,8 @@ def load(who, op):
     if who == "paper loop":
         if op == "synonym":
             from nltk.corpus import wordnet
-        return {"swap": lambda p, texts: lambda n=numbers(texts, p): list(map(eda_swap, texts, n)), "delete": lambda p, texts: lambda: [eda_delete(t, p) for t in texts],
-                "synonym": lambda p, texts: lambda n=numbers(texts, p): [eda_synonym(t, k, wordnet.synsets) for t, k in zip(texts, n)],
-                "aeda": lambda p, texts: lambda: [aeda(t, p) for t in texts]}[op], "published"
+        each = {"swap": eda_swap, "delete": eda_delete, "aeda": aeda, "synonym": lambda t, n: eda_synonym(t, n, wordnet.synsets)}[op]
+        return (numbered if op in ("swap", "synonym") else lambda each: lambda p, texts: lambda: [each(t, p) for t in texts])(each), "published"
     if name == "nlpaug":
         offline_nltk()
         import nlpaug
@@ -139,21 +147,21 @@ def load(who, op):
             it = textaugment.AEDA()
             return lambda p, texts: lambda: [it.punct_insertion(t) for t in texts], textaugment.__version__   # its number of marks cannot be set
         it = textaugment.EDA(stop_words=STOP)
-        return {"swap": lambda p, texts: lambda n=numbers(texts, p): [it.random_swap(t, k) for t, k in zip(texts, n)],
-                "delete": lambda p, texts: lambda: [it.random_deletion(t, p) for t in texts],
-                "synonym": lambda p, texts: lambda n=numbers(texts, p): [it.synonym_replacement(t, k) if k else t for t, k in zip(texts, n)]}[op], textaugment.__version__
+        make = {"swap": numbered(it.random_swap), "delete": lambda p, texts: lambda: [it.random_deletion(t, p) for t in texts],
+                "synonym": numbered(lambda t, n: it.synonym_replacement(t, n) if n else t)}[op]
+        return make, textaugment.__version__
     from importlib.metadata import version
     if name == "fast-aug":
         from fast_aug import text as fast
         one = {"swap": lambda p: fast.WordsRandomSwapAugmenter((p, 0, None)), "delete": lambda p: fast.WordsRandomDeleteAugmenter((p, 0, None)),
                "char": lambda p: fast.CharsRandomSubstituteAugmenter((p, 0, None), (.01, 1, 1), "en")}[op]
-        return lambda p, texts: lambda aug=one(p): aug.augment_batch(texts), version("fast-aug")
+        return lambda p, texts: functools.partial(one(p).augment_batch, texts), version("fast-aug")
     if name == "fasttextaug":
         import fasttextaug.augmenter.char as fac
         import fasttextaug.augmenter.word as faw
         one = {"swap": lambda p: faw.RandomWordAug("swap", 0, 1000, p), "delete": lambda p: faw.RandomWordAug("delete", 0, 1000, p),
                "char": lambda p: fac.RandomCharAug("substitute", 1, 1, .01, 0, 1000, p) if kind == "random" else fac.KeyboardAug(1, 1, .01, 0, 1000, p)}[op]
-        return lambda p, texts: lambda aug=one(p): aug.augment(texts), version("fasttextaug")
+        return lambda p, texts: functools.partial(one(p).augment, texts), version("fasttextaug")
     import diversity_kit
     cls = getattr(importlib.import_module(f"diversity_kit.augment.{KIT[op][0]}"), KIT[op][1])
 
@@ -182,7 +190,7 @@ def share(op, before, after):
         elif op != "char" and len(x) == len(y):
             edits += sum(c != d for c, d in zip(x, y))
         else:
-            ops = SequenceMatcher(None, *((a, b) if op == "char" else (x, y)), autojunk=False).get_opcodes()
+            ops = SequenceMatcher(None, x, y, autojunk=False).get_opcodes()  # characters too: a word has one edit at most
             edits += sum((i2 - i1) or 1 for tag, i1, i2, _, _ in ops if tag != "equal")
     return edits / words
 
@@ -487,6 +495,7 @@ def main() -> None:
     parser.add_argument("--cold", type=int, default=3, help="fresh processes for each cold figure")
     parser.add_argument("--ops", nargs="+", default=OPS, choices=OPS)
     parser.add_argument("--big", action="store_true", help="also a stream of 1,000,000 sentences, and two processes on 200,000")
+    parser.add_argument("--no-extras", action="store_true", help="leave out what only the kit is asked (map, memory, split and join)")
     parser.add_argument("--out", metavar="FILE.json")
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -505,8 +514,8 @@ def main() -> None:
         path = Path(folder, "texts.json")
         path.write_text(json.dumps(texts))
         pythons = {"kit": sys.executable, "peers": args.peers}
-        rows = [row for op in args.ops for row in one_op(op, pythons, path, args.repeats, args.cold, 2)]
-        found, more = extras(sys.executable, path, args.repeats, args.big)
+        rows = [row for op in args.ops for row in one_op(op, pythons, path, args.repeats, args.cold, 4)]
+        found, more = ({}, []) if args.no_extras else extras(sys.executable, path, args.repeats, args.big)
     goals = judge(rows) + more
     print(f"{size}\n{machine}\n\n| operation | who | version | sentences/s warm | cold | edits per word | import s | peak MB |\n|---|---|---|--:|--:|--:|--:|--:|")
     form = lambda v, f: "" if v is None else format(v, f)

@@ -265,6 +265,11 @@ def _corrupted(base: _Table, share: float, seed: int) -> _Table:
 _VERSION = 1                                                               # raise when the rules or the format change: tables are then built again
 
 
+def _version(spec: tuple) -> str:
+    pins = {k: cards[k].sha256 for k in ("wordnet", "vader_lexicon", "cilin")}
+    return f"{key64(_VERSION, _tuples(spec, list), sorted(pins.items()), [sorted(FUNCTION_WORDS[k]) for k in sorted(FUNCTION_WORDS)]):016x}"
+
+
 @functools.lru_cache(32)
 def _make(spec: tuple) -> _Table:
     "The table that a spec describes; the built-in ones out of the cache folder."
@@ -277,9 +282,7 @@ def _make(spec: tuple) -> _Table:
     if kind == "user":
         return _Table.of(_user_groups(rest[0], *rest[3:]))
     options = _OPTIONS | dict(rest) if kind == "wordnet" else {"ambiguous": rest[0]}
-    pins = [cards[c].sha256 for c in ((kind, "vader_lexicon") if kind == "wordnet" else (kind,))]
-    closed = [sorted(FUNCTION_WORDS[k]) for k in sorted(FUNCTION_WORDS)]
-    file = kit.cache_dir("lexicon") / f"{kind}-{key64(_VERSION, pins, closed, sorted(options.items())):016x}.npz"
+    file = kit.cache_dir("lexicon") / f"{kind}-{_version(spec)}.npz"
     if (table := _Table.read(file)) is None:
         groups = _wordnet_groups(**options) if kind == "wordnet" else _cilin_groups(**options)
         table = _Table.of(groups, 0 if kind == "cilin" or options["names"] else _NAMES)
@@ -387,7 +390,7 @@ class Lexicon:
     mapping: surface form -> replacements. A key (lemma, pos), pos "noun", "verb", "adj" or "adv", stands for all forms of the word, and
     its replacements are lemmas that are inflected like it ("coded" -> "programmed"; extra `text`). symmetric: every pair is entered both
     ways. function_words: allow closed-class words (`FUNCTION_WORDS`) as keys and replacements.
-    Raises ValueError, naming the word, for an empty or over-long key, one that replaces itself alone, or a function word."""
+    Raises ValueError, naming the word, for an empty word, a key of more than four words, or a function word."""
 
     def __init__(self, mapping: Mapping, language: str | None = None, licence: str = "the user's own", symmetric: bool = True,
                  function_words: bool = False):
@@ -479,6 +482,11 @@ class Lexicon:
         "What the sources of the entries state."
         return "; ".join(dict.fromkeys(cards[s[0]].licence if s[0] in cards else s[3] for s in self._leaves()))
 
+    @property
+    def version(self) -> str:
+        "16 hex digits that change with the sources' content, the options, the closed classes and the rules."
+        return _version(self.spec)
+
     def synonyms(self, word: str) -> tuple[str, ...]:
         "The replacements of a surface form, in the lexicon's order; () if it has none. Case does not matter."
         t = self._table
@@ -567,6 +575,11 @@ class Lexicon:
         "For each entry of `candidates` one of its candidates, chosen by the uniform number u in [0, 1)."
         t = self._table
         return t.strings(t.cand[t.begin[entry] + (np.asarray(u) * t.size[entry]).astype(np.int64)])
+
+
+def _tuples(value, kind=tuple):
+    "Nested tuples as nested lists (JSON), or back."
+    return kind(_tuples(v, kind) for v in value) if isinstance(value, (tuple, list)) else value
 
 
 def _values(key, values) -> tuple[str, ...]:
@@ -668,10 +681,6 @@ class Lexical(Transform):
     def to_dict(self) -> dict:
         bare = Transform.to_dict(dataclasses.replace(self, lexicon=None))
         return bare if self.lexicon is None else bare | {"lexicon": _tuples(self.lexicon.spec, list)}
-
-
-def _tuples(value, kind=tuple):
-    return kind(_tuples(v, kind) for v in value) if isinstance(value, (tuple, list)) else value
 
 
 @dataclass(frozen=True)

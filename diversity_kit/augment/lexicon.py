@@ -25,7 +25,7 @@ from .base import Draws, Plan, Transform, Words, key64, splitmix64, uniform, wor
 from ..data.sources import cards, path
 
 # %% auto #0
-__all__ = ['FUNCTION_WORDS', 'article', 'Matches', 'Lexicon', 'substitute', 'Lexical', 'SynonymReplace']
+__all__ = ['FUNCTION_WORDS', 'Matches', 'Lexicon', 'article', 'substitute', 'Lexical', 'SynonymReplace']
 
 # %% ../../nbs/augment/42_lexicon.ipynb #4c7bd9d1
 FUNCTION_WORDS: dict[str, frozenset[str]] = {
@@ -58,330 +58,6 @@ FUNCTION_WORDS: dict[str, frozenset[str]] = {
         上 下 里 外 内 中 前 后 左 右 旁 之间 之前 之后 以前 以后 以上 以下 上面 下面 里面 外面 前面 后面
         零 〇 一 二 两 三 四 五 六 七 八 九 十 百 千 万 亿 半 第一 第二 第三 个 只 条 件 张 位 名 次 回 遍 些 点 一点 一下 种 样 头 把 本 辆 座 家 块 年 月 日 天 时 分 秒""".split()),
 }
-
-# %% ../../nbs/augment/42_lexicon.ipynb #17b085e4
-def article(word: str) -> str:
-    "'a' or 'an', by the first sound of `word`: the letter, and the exceptions that spelling hides (an hour, a unit, an 8, an MP)."
-    if _LETTERS.match(word):
-        return "an" if word[0] in "AEFHILMNORSX" else "a"
-    return "an" if _VOWEL.match(word) else "a"
-
-
-_LETTERS = re.compile(r"[A-Z](?:[A-Z]?\b|[B-DF-HJ-NP-TV-Z]+\b|[A-Z]?\d)")                # MP, FBI, X3: read letter by letter
-_VOWEL = re.compile(r"(?i)(?!eu|ew|one(?:$|[^a-z]|ness|self|s\b)|once|ouija|u(?:ni(?!n|m|de|ll|ro|ss)|nan|s[aeiu]|t[eio]|bi|r[aio]|k[aeu]|b\w*\d))[aeiou]"
-                    r"|hour|honest|hono|heir|8|18(?!\d|,)|11(?!\d|,)")
-
-# %% ../../nbs/augment/42_lexicon.ipynb #fa6e838a
-_NAMES, _LONGEST, _BITS = 1, 4, 17                                         # flag: leave names alone; words of the longest entry; bits of the address
-
-
-class _Table:
-    """Entries sorted by hash. The candidates of entry e are the strings `cand[begin[e]:begin[e+1]]`, string s is `text[bounds[s]:bounds[s+1]]`.
-
-    Bit n of `flags`: an entry of n words begins with this word. Number len(hashes) stands for "no entry"."""
-    FIELDS = ("hashes", "flags", "key", "begin", "cand", "bounds", "blob")
-
-    def __init__(self, **fields: np.ndarray):
-        vars(self).update(fields)
-        self.text = self.blob.tobytes().decode("utf-8")
-        self.size = np.append(np.diff(self.begin), 0)                      # of "no entry": no candidates, no flags
-        self.flags, self.padded = np.append(self.flags, np.uint8(0)), np.append(self.hashes, np.uint64(0))
-        count = np.bincount((self.hashes >> np.uint64(64 - _BITS)).astype(np.int64), minlength=1 << _BITS)
-        self.address = np.concatenate([[0], np.cumsum(count)]).astype(np.int32)
-        self.depth = int(count.max(initial=0))
-
-    @classmethod
-    def of(cls, groups: Mapping[str, Iterable[str]], flags: Mapping[str, int] | int = 0) -> _Table:
-        "The table of {surface form: candidates}. Keys that differ in case alone are one entry."
-        number: dict[str, int] = {}
-        rows: dict[int, list] = {}
-        keys = list(groups)
-        for k, h in zip(keys, word_hashes(keys).tolist()):
-            row = rows.setdefault(h, [0, number.setdefault(k, len(number)), {}])
-            row[0] |= flags if isinstance(flags, int) else flags[k]
-            row[2].update((number.setdefault(c, len(number)), None) for c in groups[k] if c.lower() != k.lower())
-        long = [k.split(" ") for k in keys if " " in k]
-        for words, h in zip(long, word_hashes([w[0] for w in long]).tolist()):
-            rows.setdefault(h, [0, number.setdefault(words[0], len(number)), {}])[0] |= 1 << len(words)
-        order = sorted(rows)
-        sizes, strings = [len(rows[h][2]) for h in order], list(number)
-        return cls(hashes=np.array(order, np.uint64), flags=np.array([rows[h][0] for h in order], np.uint8),
-                   key=np.array([rows[h][1] for h in order], np.int32), begin=np.cumsum([0, *sizes]).astype(np.int32),
-                   cand=np.fromiter((c for h in order for c in rows[h][2]), np.int32, sum(sizes)),
-                   bounds=np.cumsum([0, *map(len, strings)]).astype(np.int32), blob=np.frombuffer("".join(strings).encode(), np.uint8))
-
-    def save(self, path: Path) -> None:
-        "Written whole under another name, then renamed: two processes may build at once."
-        temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
-        try:
-            with open(temporary, "wb") as f:
-                np.savez(f, **{n: getattr(self, n)[:len(self.hashes)] if n == "flags" else getattr(self, n) for n in self.FIELDS})
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-    @classmethod
-    def read(cls, path: Path) -> _Table | None:
-        "The table in the file; None if there is none, or it is damaged."
-        try:
-            with np.load(path) as file:
-                return cls(**{n: file[n] for n in cls.FIELDS})
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return None
-
-    def find(self, hashes: np.ndarray) -> np.ndarray:
-        "Entry numbers of these hashes, len(self.hashes) where there is none: one look at an address, seldom more."
-        top = (hashes >> np.uint64(64 - _BITS)).astype(np.int64)
-        at, stop = self.address[top], self.address[top + 1]
-        entry = np.where((self.padded[at] == hashes) & (at < stop), at, len(self.hashes))
-        rest = np.flatnonzero((entry == len(self.hashes)) & (stop - at > 1))
-        for step in range(1, self.depth):
-            rest = rest[stop[rest] - at[rest] > step]
-            hit = self.padded[at[rest] + step] == hashes[rest]
-            entry[rest[hit]] = at[rest[hit]] + step
-        return entry
-
-    def strings(self, numbers: Iterable[int]) -> list[str]:
-        text, bounds = self.text, self.bounds[np.column_stack([numbers, np.asarray(numbers, np.int64) + 1])]
-        return [text[a:b] for a, b in bounds.tolist()]
-
-    def groups(self) -> tuple[dict[str, tuple[str, ...]], dict[str, int]]:
-        "{surface form: candidates} and the name flag of each."
-        full = np.flatnonzero(self.size[:-1])
-        every, begin = self.strings(self.cand), self.begin.tolist()
-        keys = self.strings(self.key[full])
-        return ({k: tuple(every[begin[e]:begin[e + 1]]) for k, e in zip(keys, full.tolist())},
-                {k: f for k, f in zip(keys, (self.flags[full] & _NAMES).tolist())})
-
-# %% ../../nbs/augment/42_lexicon.ipynb #3c23fff5
-_OPTIONS = {"pos": ("noun", "verb", "adj", "adv"), "senses": 2, "min_count": 1, "pos_share": .8, "sense_share": .3, "multiword": True, "inflect": True,
-            "polarity": True, "names": False}
-
-
-class Matches(NamedTuple):
-    "Where a lexicon applies, by place: code points `start` to `end` of `words.joined`, the `entry` of the lexicon and its first `word`, (M,) each."
-    start: np.ndarray
-    end: np.ndarray
-    entry: np.ndarray
-    word: np.ndarray
-
-
-class Lexicon:
-    """Replacements for words, by surface form: `Lexicon({"movie": ["film"]})`, `Lexicon.wordnet()`, `Lexicon.cilin()`, `a | b`.
-
-    mapping: surface form -> replacements. A key (lemma, pos), pos "noun", "verb", "adj" or "adv", stands for all forms of the word, and
-    its replacements are lemmas that are inflected like it ("coded" -> "programmed"; extra `text`). symmetric: every pair is entered both
-    ways. function_words: allow closed-class words (`FUNCTION_WORDS`) as keys and replacements.
-    Raises ValueError, naming the word, for an empty or over-long key, one that replaces itself alone, or a function word."""
-
-    def __init__(self, mapping: Mapping, language: str | None = None, licence: str = "the user's own", symmetric: bool = True,
-                 function_words: bool = False):
-        if not isinstance(mapping, Mapping):
-            raise TypeError(f"Lexicon takes a mapping word -> replacements, got a {type(mapping).__name__}")
-        rows = tuple((k if isinstance(k, str) else tuple(k), _values(k, v)) for k, v in mapping.items())
-        language = language or ("zh" if any(_IDEOGRAPH.search("".join(k)) for k, _ in rows) else "en")
-        self._set(("user", rows, language, licence, bool(symmetric), bool(function_words)))
-        len(self)                                                           # errors now, not in a worker
-
-    @classmethod
-    def wordnet(cls, **options) -> Lexicon:
-        """English synonyms of WordNet 3.0, for surface forms. The table is built once (half a minute at most) and kept in the cache.
-
-        pos: parts of speech that take part. senses: how many first senses of a word count. min_count: the least tagged
-        count of the shared sense, for both words (0: rare words too). pos_share, sense_share: the least share of a
-        form's uses (WordNet's tagged counts + 1/2 for each sense) that the part of speech, and the shared sense, must hold. multiword:
-        two- and three-word entries. inflect: inflected forms (lemminflect, only to build). polarity: no pairs of opposite VADER valence.
-        names: replace capitalised words inside a sentence too. Raises ValueError for an unknown option or value."""
-        if unknown := set(options) - set(_OPTIONS):
-            raise ValueError(f"Lexicon.wordnet has no option {sorted(unknown)[0]!r}: it has {', '.join(_OPTIONS)}")
-        values = _OPTIONS | options
-        pos = (values["pos"],) if isinstance(values["pos"], str) else tuple(values["pos"])
-        if not pos or set(pos) - set(_OPTIONS["pos"]):
-            raise ValueError(f"Lexicon.wordnet: pos={values['pos']!r} must be out of {', '.join(_OPTIONS['pos'])}")
-        for name, least in (("senses", 1), ("min_count", 0)):
-            if isinstance(values[name], bool) or not isinstance(values[name], int) or values[name] < least:
-                raise ValueError(f"Lexicon.wordnet: {name}={values[name]!r} must be an integer >= {least}")
-        for name in ("pos_share", "sense_share"):
-            if not 0 <= values[name] <= 1:
-                raise ValueError(f"Lexicon.wordnet: {name}={values[name]!r} must lie between 0 and 1")
-        values["pos"] = tuple(p for p in _OPTIONS["pos"] if p in pos)
-        return cls._of(("wordnet", *((k, values[k]) for k in _OPTIONS if values[k] != _OPTIONS[k])))
-
-    @classmethod
-    def cilin(cls, ambiguous: bool = False) -> Lexicon:
-        """Chinese synonyms: the groups marked '=' of the extended Cilin, words of two or more characters, replaced by words as long.
-
-        ambiguous: also words that stand in several groups, whose sense nothing here can tell.
-
-        Apply it to texts cut into words: `Words(texts, segment="jieba")`, as `SynonymReplace` does."""
-        return cls._of(("cilin", bool(ambiguous)))
-
-    @classmethod
-    def neighbours(cls, words: Sequence[str], encoder: Callable, k: int = 5, min_cosine: float = .7, **options) -> Lexicon:
-        """A lexicon of mutual nearest neighbours: a and b, both among each other's `k` nearest of `words`, with cosine >= `min_cosine`.
-
-        encoder(list of n strings) -> array (n, d). Nearness is not synonymy: "good" and "bad" are near. Options: those of `Lexicon`."""
-        words = list(dict.fromkeys(words))
-        x = np.asarray(encoder(words), np.float64)
-        if x.ndim != 2 or len(x) != len(words):
-            raise ValueError(f"encoder returned shape {x.shape} for {len(words)} words; it must return ({len(words)}, d)")
-        x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-        near = []
-        for at in range(0, len(x), 512):
-            cosine = x[at:at + 512] @ x.T
-            cosine[np.arange(len(cosine)), at + np.arange(len(cosine))] = -2
-            best = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
-            near += [{j for j in js if row[j] >= min_cosine} for row, js in zip(cosine, best.tolist())]
-        return cls({w: [words[j] for j in sorted(js) if i in near[j]] for i, (w, js) in enumerate(zip(words, near)) if any(i in near[j] for j in js)},
-                   **options)
-
-    @classmethod
-    def _of(cls, spec: tuple) -> Lexicon:
-        new = object.__new__(cls)
-        new._set(spec)
-        return new
-
-    def _set(self, spec: tuple) -> None:
-        self.spec = spec
-
-    @functools.cached_property
-    def _table(self) -> _Table:
-        return _make(self.spec)
-
-    def _leaves(self) -> Iterator[tuple]:
-        if self.spec[0] in ("union", "corrupt"):
-            for part in self.spec[1:3 if self.spec[0] == "union" else 2]:
-                yield from Lexicon._of(part)._leaves()
-        else:
-            yield self.spec
-
-    @property
-    def language(self) -> str:
-        "'en', 'zh', or both with a comma."
-        return ", ".join(dict.fromkeys({"wordnet": "en", "cilin": "zh"}.get(s[0]) or s[2] for s in self._leaves()))
-
-    @property
-    def licence(self) -> str:
-        "What the sources of the entries state."
-        return "; ".join(dict.fromkeys(cards[s[0]].licence if s[0] in cards else s[3] for s in self._leaves()))
-
-    def synonyms(self, word: str) -> tuple[str, ...]:
-        "The replacements of a surface form, in the lexicon's order; () if it has none. Case does not matter."
-        t = self._table
-        e = int(t.find(word_hashes([word]))[0])
-        return tuple(t.strings(t.cand[t.begin[e]:t.begin[e + 1]])) if t.size[e] else ()
-
-    def __iter__(self) -> Iterator[str]:
-        t = self._table
-        return iter(sorted(t.strings(t.key[np.flatnonzero(t.size[:-1])])))
-
-    def __len__(self) -> int:
-        return int(np.count_nonzero(self._table.size))
-
-    def __contains__(self, word: str) -> bool:
-        return bool(self.synonyms(word))
-
-    def __or__(self, other: Lexicon) -> Lexicon:
-        "All entries of both; a word that is in both has the candidates of the left one first."
-        return Lexicon._of(("union", self.spec, other.spec)) if isinstance(other, Lexicon) else NotImplemented
-
-    def corrupt(self, share: float, seed: int = 0) -> Lexicon:
-        "Each candidate replaced, with probability `share`, by a word that is no candidate of its entry: a lexicon of known error. Not symmetric."
-        if not 0 <= share <= 1:
-            raise ValueError(f"corrupt: share={share!r} must lie between 0 and 1")
-        return Lexicon._of(("corrupt", self.spec, float(share), int(seed)))
-
-    def __eq__(self, other) -> bool:
-        return isinstance(other, Lexicon) and self.spec == other.spec
-
-    def __hash__(self) -> int:
-        return hash(self.spec)
-
-    def __reduce__(self):
-        return Lexicon._of, (self.spec,)
-
-    def __repr__(self) -> str:
-        kind, *rest = self.spec
-        if kind == "wordnet":
-            return f"Lexicon.wordnet({', '.join(f'{k}={v!r}' for k, v in rest)})"
-        if kind == "cilin":
-            return f"Lexicon.cilin({'ambiguous=True' if rest[0] else ''})"
-        if kind == "union":
-            return " | ".join(repr(Lexicon._of(s)) for s in rest)
-        if kind == "corrupt":
-            return f"{Lexicon._of(rest[0])!r}.corrupt({rest[1]}, seed={rest[2]})"
-        return f"Lexicon({len(rest[0])} words, {rest[1]})"
-
-    def candidates(self, words: Words) -> Matches:
-        """Where the lexicon applies in a batch: the longest entries first, without overlaps, in the order of the texts.
-
-        WordNet leaves capitalised words inside a sentence alone, unless a neighbour is in capitals too: they are names."""
-        t = self._table
-        entry = t.find(words.hashes)
-        word = np.flatnonzero(entry < len(t.hashes))                        # the rest has nothing here
-        entry = entry[word]
-        flags, end, keep = t.flags[entry], words.end[word], t.size[entry] > 0
-        if (flags > _NAMES).any():
-            place: dict[int, tuple[int, int]] = {}
-            taken: set[int] = set()
-            for n in range(_LONGEST, 1, -1):
-                at = np.flatnonzero(flags & (1 << n))
-                at = at[word[at] + n <= len(words.end)]
-                if not len(at):
-                    continue
-                stop = words.end[word[at] + n - 1]
-                long = t.find(words.spans(words.start[word[at]], stop))
-                for i in np.flatnonzero(t.size[long]).tolist():
-                    span = range(w := int(word[at[i]]), w + n)
-                    if taken.isdisjoint(span):
-                        taken.update(span)
-                        place[int(at[i])] = int(long[i]), int(stop[i])
-            if taken:
-                free = np.ones(len(words.start), bool)
-                free[list(taken)] = False
-                keep &= free[word]
-                for i, (e, z) in place.items():
-                    keep[i], entry[i], end[i] = True, e, z
-        word, entry, end = word[keep], entry[keep], end[keep]
-        named = t.flags[entry] & _NAMES > 0
-        if named.any():
-            keep = ~(named & _is_name(words, word))
-            word, entry, end = word[keep], entry[keep], end[keep]
-        return Matches(words.start[word], end, entry, word)
-
-    def draw(self, entry: np.ndarray, u: np.ndarray) -> list[str]:
-        "For each entry of `candidates` one of its candidates, chosen by the uniform number u in [0, 1)."
-        t = self._table
-        return t.strings(t.cand[t.begin[entry] + (np.asarray(u) * t.size[entry]).astype(np.int64)])
-
-
-def _values(key, values) -> tuple[str, ...]:
-    if isinstance(values, str) or not all(isinstance(v, str) for v in values):
-        raise TypeError(f"Lexicon: the replacements of {key!r} are {values!r}; give a list of words")
-    return tuple(dict.fromkeys(values))
-
-
-_IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U000323af]")
-
-
-def _codes(words: Words) -> np.ndarray:
-    joined = words.joined
-    return np.frombuffer(joined.encode("ascii"), np.uint8) if joined.isascii() else np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), "<u4")
-
-
-def _is_name(words: Words, at: np.ndarray) -> np.ndarray:
-    "Which of the words `at` begin with a capital inside a sentence, with no neighbour in capitals."
-    code, out = _codes(words), np.zeros(len(at), bool)
-    capital = lambda place: code[place] - np.uint8(65) < 26
-    found = np.flatnonzero(capital(words.start[at]))
-    at = at[found]
-    shouts = lambda w: capital(words.start[w]) & capital(words.start[w] + 1)
-    before, after = np.maximum(at - 1, 0), np.minimum(at + 1, len(words.start) - 1)
-    loud = shouts(at) & ((shouts(before) & (before < at)) | (shouts(after) & (after > at)))
-    behind = code[words.end[before]]                                       # what ends the word before: a sentence's end, or not
-    opens = (words.index[at] == 0) | (behind == 33) | (behind == 46) | (behind == 63) | (behind == 0x2026)
-    out[found] = ~loud & ~opens
-    return out
 
 # %% ../../nbs/augment/42_lexicon.ipynb #fdd83d8b
 _POS = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
@@ -589,6 +265,11 @@ def _corrupted(base: _Table, share: float, seed: int) -> _Table:
 _VERSION = 1                                                               # raise when the rules or the format change: tables are then built again
 
 
+def _version(spec: tuple) -> str:
+    pins = {k: cards[k].sha256 for k in ("wordnet", "vader_lexicon", "cilin")}
+    return f"{key64(_VERSION, _tuples(spec, list), sorted(pins.items()), [sorted(FUNCTION_WORDS[k]) for k in sorted(FUNCTION_WORDS)]):016x}"
+
+
 @functools.lru_cache(32)
 def _make(spec: tuple) -> _Table:
     "The table that a spec describes; the built-in ones out of the cache folder."
@@ -600,17 +281,346 @@ def _make(spec: tuple) -> _Table:
         return _corrupted(_make(rest[0]), *rest[1:])
     if kind == "user":
         return _Table.of(_user_groups(rest[0], *rest[3:]))
-    if kind not in ("wordnet", "cilin"):
-        raise ValueError(f"unknown kind of lexicon {kind!r}")
     options = _OPTIONS | dict(rest) if kind == "wordnet" else {"ambiguous": rest[0]}
-    pins = [cards[c].sha256 for c in ((kind, "vader_lexicon") if kind == "wordnet" else (kind,))]
-    closed = [sorted(FUNCTION_WORDS[k]) for k in sorted(FUNCTION_WORDS)]
-    file = kit.cache_dir("lexicon") / f"{kind}-{key64(_VERSION, pins, closed, sorted(options.items())):016x}.npz"
+    file = kit.cache_dir("lexicon") / f"{kind}-{_version(spec)}.npz"
     if (table := _Table.read(file)) is None:
         groups = _wordnet_groups(**options) if kind == "wordnet" else _cilin_groups(**options)
         table = _Table.of(groups, 0 if kind == "cilin" or options["names"] else _NAMES)
         table.save(file)
     return table
+
+# %% ../../nbs/augment/42_lexicon.ipynb #fa6e838a
+_NAMES, _LONGEST, _BITS = 1, 4, 17                                         # flag: leave names alone; words of the longest entry; bits of the address
+
+
+class _Table:
+    """Entries sorted by hash. The candidates of entry e are the strings `cand[begin[e]:begin[e+1]]`, string s is `text[bounds[s]:bounds[s+1]]`.
+
+    Bit n of `flags`: an entry of n words begins with this word. Number len(hashes) stands for "no entry"."""
+    FIELDS = ("hashes", "flags", "key", "begin", "cand", "bounds", "blob")
+
+    def __init__(self, **fields: np.ndarray):
+        vars(self).update(fields)
+        self.text = self.blob.tobytes().decode("utf-8")
+        self.size = np.append(np.diff(self.begin), 0)                      # of "no entry": no candidates, no flags
+        self.flags, self.padded = np.append(self.flags, np.uint8(0)), np.append(self.hashes, np.uint64(0))
+        count = np.bincount((self.hashes >> np.uint64(64 - _BITS)).astype(np.int64), minlength=1 << _BITS)
+        self.address = np.concatenate([[0], np.cumsum(count)]).astype(np.int32)
+        self.depth = int(count.max(initial=0))
+
+    @classmethod
+    def of(cls, groups: Mapping[str, Iterable[str]], flags: Mapping[str, int] | int = 0) -> _Table:
+        "The table of {surface form: candidates}. Keys that differ in case alone are one entry."
+        number: dict[str, int] = {}
+        rows: dict[int, list] = {}
+        keys = list(groups)
+        for k, h in zip(keys, word_hashes(keys).tolist()):
+            row = rows.setdefault(h, [0, number.setdefault(k, len(number)), {}])
+            row[0] |= flags if isinstance(flags, int) else flags[k]
+            row[2].update((number.setdefault(c, len(number)), None) for c in groups[k] if c.lower() != k.lower())
+        long = [k.split(" ") for k in keys if " " in k]
+        for words, h in zip(long, word_hashes([w[0] for w in long]).tolist()):
+            rows.setdefault(h, [0, number.setdefault(words[0], len(number)), {}])[0] |= 1 << len(words)
+        order = sorted(rows)
+        sizes, strings = [len(rows[h][2]) for h in order], list(number)
+        return cls(hashes=np.array(order, np.uint64), flags=np.array([rows[h][0] for h in order], np.uint8),
+                   key=np.array([rows[h][1] for h in order], np.int32), begin=np.cumsum([0, *sizes]).astype(np.int32),
+                   cand=np.fromiter((c for h in order for c in rows[h][2]), np.int32, sum(sizes)),
+                   bounds=np.cumsum([0, *map(len, strings)]).astype(np.int32), blob=np.frombuffer("".join(strings).encode(), np.uint8))
+
+    def save(self, path: Path) -> None:
+        "Written whole under another name, then renamed: two processes may build at once."
+        temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+        try:
+            with open(temporary, "wb") as f:
+                np.savez(f, **{n: getattr(self, n)[:len(self.hashes)] if n == "flags" else getattr(self, n) for n in self.FIELDS})
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def read(cls, path: Path) -> _Table | None:
+        "The table in the file; None if there is none, or it is damaged."
+        try:
+            with np.load(path) as file:
+                return cls(**{n: file[n] for n in cls.FIELDS})
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def find(self, hashes: np.ndarray) -> np.ndarray:
+        "Entry numbers of these hashes, len(self.hashes) where there is none: one look at an address, seldom more."
+        top = (hashes >> np.uint64(64 - _BITS)).astype(np.int64)
+        at, stop = self.address[top], self.address[top + 1]
+        entry = np.where((self.padded[at] == hashes) & (at < stop), at, len(self.hashes))
+        rest = np.flatnonzero((entry == len(self.hashes)) & (stop - at > 1))
+        for step in range(1, self.depth):
+            rest = rest[stop[rest] - at[rest] > step]
+            hit = self.padded[at[rest] + step] == hashes[rest]
+            entry[rest[hit]] = at[rest[hit]] + step
+        return entry
+
+    def strings(self, numbers: np.ndarray) -> list[str]:
+        text = self.text
+        return [text[a:b] for a, b in zip(self.bounds[numbers].tolist(), self.bounds[numbers + 1].tolist())]
+
+    def groups(self) -> tuple[dict[str, tuple[str, ...]], dict[str, int]]:
+        "{surface form: candidates} and the name flag of each."
+        full = np.flatnonzero(self.size[:-1])
+        every, begin = self.strings(self.cand), self.begin.tolist()
+        keys = self.strings(self.key[full])
+        return ({k: tuple(every[begin[e]:begin[e + 1]]) for k, e in zip(keys, full.tolist())},
+                {k: f for k, f in zip(keys, (self.flags[full] & _NAMES).tolist())})
+
+# %% ../../nbs/augment/42_lexicon.ipynb #3c23fff5
+_OPTIONS = {"pos": ("noun", "verb", "adj", "adv"), "senses": 2, "min_count": 1, "pos_share": .8, "sense_share": .3, "multiword": True, "inflect": True,
+            "polarity": True, "names": False}
+
+
+class Matches(NamedTuple):
+    "Where a lexicon applies, by place: code points `start` to `end` of `words.joined`, the `entry` of the lexicon and its first `word`, (M,) each."
+    start: np.ndarray
+    end: np.ndarray
+    entry: np.ndarray
+    word: np.ndarray
+
+
+class Lexicon:
+    """Replacements for words, by surface form: `Lexicon({"movie": ["film"]})`, `Lexicon.wordnet()`, `Lexicon.cilin()`, `a | b`.
+
+    mapping: surface form -> replacements. A key (lemma, pos), pos "noun", "verb", "adj" or "adv", stands for all forms of the word, and
+    its replacements are lemmas that are inflected like it ("coded" -> "programmed"; extra `text`). symmetric: every pair is entered both
+    ways. function_words: allow closed-class words (`FUNCTION_WORDS`) as keys and replacements.
+    Raises ValueError, naming the word, for an empty word, a key of more than four words, or a function word."""
+
+    def __init__(self, mapping: Mapping, language: str | None = None, licence: str = "the user's own", symmetric: bool = True,
+                 function_words: bool = False):
+        if not isinstance(mapping, Mapping):
+            raise TypeError(f"Lexicon takes a mapping word -> replacements, got a {type(mapping).__name__}")
+        rows = tuple((k if isinstance(k, str) else tuple(k), _values(k, v)) for k, v in mapping.items())
+        language = language or ("zh" if any(_IDEOGRAPH.search("".join(k)) for k, _ in rows) else "en")
+        self.spec = ("user", rows, language, licence, bool(symmetric), bool(function_words))
+        len(self)                                                           # errors now, not in a worker
+
+    @classmethod
+    def wordnet(cls, **options) -> Lexicon:
+        """English synonyms of WordNet 3.0, for surface forms. The table is built once (some seconds) and kept in the cache.
+
+        pos: parts of speech that take part. senses: how many first senses of a word count. min_count: the least tagged
+        count of the shared sense, for both words (0: rare words too). pos_share, sense_share: the least share of a
+        form's uses (WordNet's tagged counts + 1/2 for each sense) that the part of speech, and the shared sense, must hold. multiword:
+        two- and three-word entries. inflect: inflected forms (lemminflect, only to build). polarity: no pairs of opposite VADER valence.
+        names: replace capitalised words inside a sentence too. Raises ValueError for an unknown option or value."""
+        if unknown := set(options) - set(_OPTIONS):
+            raise ValueError(f"Lexicon.wordnet has no option {sorted(unknown)[0]!r}: it has {', '.join(_OPTIONS)}")
+        values = _OPTIONS | options
+        pos = (values["pos"],) if isinstance(values["pos"], str) else tuple(values["pos"])
+        if not pos or set(pos) - set(_OPTIONS["pos"]):
+            raise ValueError(f"Lexicon.wordnet: pos={values['pos']!r} must be out of {', '.join(_OPTIONS['pos'])}")
+        for name, least in (("senses", 1), ("min_count", 0)):
+            if isinstance(values[name], bool) or not isinstance(values[name], int) or values[name] < least:
+                raise ValueError(f"Lexicon.wordnet: {name}={values[name]!r} must be an integer >= {least}")
+        for name in ("pos_share", "sense_share"):
+            if not 0 <= values[name] <= 1:
+                raise ValueError(f"Lexicon.wordnet: {name}={values[name]!r} must lie between 0 and 1")
+        values["pos"] = tuple(p for p in _OPTIONS["pos"] if p in pos)
+        return cls._of(("wordnet", *((k, values[k]) for k in _OPTIONS if values[k] != _OPTIONS[k])))
+
+    @classmethod
+    def cilin(cls, ambiguous: bool = False) -> Lexicon:
+        """Chinese synonyms: the groups marked '=' of the extended Cilin, words of two or more characters, replaced by words as long.
+
+        ambiguous: also words that stand in several groups, whose sense nothing here can tell.
+
+        Apply it to texts cut into words: `Words(texts, segment="jieba")`, as `SynonymReplace` does."""
+        return cls._of(("cilin", bool(ambiguous)))
+
+    @classmethod
+    def neighbours(cls, words: Sequence[str], encoder: Callable, k: int = 5, min_cosine: float = .7, **options) -> Lexicon:
+        """A lexicon of mutual nearest neighbours: a and b, both among each other's `k` nearest of `words`, with cosine >= `min_cosine`.
+
+        encoder(list of n strings) -> array (n, d). Nearness is not synonymy: "good" and "bad" are near. Options: those of `Lexicon`."""
+        words = list(dict.fromkeys(words))
+        x = np.asarray(encoder(words), np.float64)
+        if x.ndim != 2 or len(x) != len(words):
+            raise ValueError(f"encoder returned shape {x.shape} for {len(words)} words; it must return ({len(words)}, d)")
+        x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+        near = []
+        for at in range(0, len(x), 512):
+            cosine = x[at:at + 512] @ x.T
+            cosine[np.arange(len(cosine)), at + np.arange(len(cosine))] = -2
+            best = np.argsort(-cosine, axis=1, kind="stable")[:, :k]
+            near += [{j for j in js if row[j] >= min_cosine} for row, js in zip(cosine, best.tolist())]
+        return cls({w: [words[j] for j in sorted(js) if i in near[j]] for i, (w, js) in enumerate(zip(words, near)) if any(i in near[j] for j in js)},
+                   **options)
+
+    @classmethod
+    def _of(cls, spec: tuple) -> Lexicon:
+        if not spec or spec[0] not in ("user", "wordnet", "cilin", "union", "corrupt"):
+            raise ValueError(f"unknown kind of lexicon: {spec!r}")
+        new = object.__new__(cls)
+        new.spec = spec
+        return new
+
+    @functools.cached_property
+    def _table(self) -> _Table:
+        return _make(self.spec)
+
+    def _leaves(self) -> Iterator[tuple]:
+        if self.spec[0] in ("union", "corrupt"):
+            for part in self.spec[1:3 if self.spec[0] == "union" else 2]:
+                yield from Lexicon._of(part)._leaves()
+        else:
+            yield self.spec
+
+    @property
+    def language(self) -> str:
+        "'en', 'zh', or both with a comma."
+        return ", ".join(dict.fromkeys({"wordnet": "en", "cilin": "zh"}.get(s[0]) or s[2] for s in self._leaves()))
+
+    @property
+    def licence(self) -> str:
+        "What the sources of the entries state."
+        return "; ".join(dict.fromkeys(cards[s[0]].licence if s[0] in cards else s[3] for s in self._leaves()))
+
+    @property
+    def version(self) -> str:
+        "16 hex digits that change with the sources' content, the options, the closed classes and the rules."
+        return _version(self.spec)
+
+    def synonyms(self, word: str) -> tuple[str, ...]:
+        "The replacements of a surface form, in the lexicon's order; () if it has none. Case does not matter."
+        t = self._table
+        e = int(t.find(word_hashes([word]))[0])
+        return tuple(t.strings(t.cand[t.begin[e]:t.begin[e + 1]])) if t.size[e] else ()
+
+    def __iter__(self) -> Iterator[str]:
+        t = self._table
+        return iter(sorted(t.strings(t.key[np.flatnonzero(t.size[:-1])])))
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self._table.size))
+
+    def __contains__(self, word: str) -> bool:
+        return bool(self.synonyms(word))
+
+    def __or__(self, other: Lexicon) -> Lexicon:
+        "All entries of both; a word that is in both has the candidates of the left one first."
+        return Lexicon._of(("union", self.spec, other.spec)) if isinstance(other, Lexicon) else NotImplemented
+
+    def corrupt(self, share: float, seed: int = 0) -> Lexicon:
+        "Each candidate replaced, with probability `share`, by a word that is no candidate of its entry: a lexicon of known error. Not symmetric."
+        if not 0 <= share <= 1:
+            raise ValueError(f"corrupt: share={share!r} must lie between 0 and 1")
+        return Lexicon._of(("corrupt", self.spec, float(share), int(seed)))
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, Lexicon) and self.spec == other.spec
+
+    def __hash__(self) -> int:
+        return hash(self.spec)
+
+    def __reduce__(self):
+        return Lexicon._of, (self.spec,)
+
+    def __repr__(self) -> str:
+        kind, *rest = self.spec
+        if kind == "wordnet":
+            return f"Lexicon.wordnet({', '.join(f'{k}={v!r}' for k, v in rest)})"
+        if kind == "cilin":
+            return f"Lexicon.cilin({'ambiguous=True' if rest[0] else ''})"
+        if kind == "union":
+            return " | ".join(repr(Lexicon._of(s)) for s in rest)
+        if kind == "corrupt":
+            return f"{Lexicon._of(rest[0])!r}.corrupt({rest[1]}, seed={rest[2]})"
+        return f"Lexicon({len(rest[0])} words, {rest[1]})"
+
+    def candidates(self, words: Words) -> Matches:
+        """Where the lexicon applies in a batch: the longest entries first, without overlaps, in the order of the texts.
+
+        WordNet leaves capitalised words inside a sentence alone, unless a neighbour is in capitals too: they are names."""
+        t = self._table
+        entry = t.find(words.hashes)
+        word = np.flatnonzero(entry < len(t.hashes))                        # the rest has nothing here
+        entry = entry[word]
+        flags, end, keep = t.flags[entry], words.end[word], t.size[entry] > 0
+        if (flags > _NAMES).any():
+            place: dict[int, tuple[int, int]] = {}
+            taken: set[int] = set()
+            for n in range(_LONGEST, 1, -1):
+                at = np.flatnonzero(flags & (1 << n))
+                at = at[word[at] + n <= len(words.end)]
+                if not len(at):
+                    continue
+                stop = words.end[word[at] + n - 1]
+                long = t.find(words.spans(words.start[word[at]], stop))
+                for i in np.flatnonzero(t.size[long]).tolist():
+                    span = range(w := int(word[at[i]]), w + n)
+                    if taken.isdisjoint(span):
+                        taken.update(span)
+                        place[int(at[i])] = int(long[i]), int(stop[i])
+            if taken:
+                free = np.ones(len(words.start), bool)
+                free[list(taken)] = False
+                keep &= free[word]
+                for i, (e, z) in place.items():
+                    keep[i], entry[i], end[i] = True, e, z
+        word, entry, end = word[keep], entry[keep], end[keep]
+        named = t.flags[entry] & _NAMES > 0
+        if named.any():
+            keep = ~(named & _is_name(words, word))
+            word, entry, end = word[keep], entry[keep], end[keep]
+        return Matches(words.start[word], end, entry, word)
+
+    def draw(self, entry: np.ndarray, u: np.ndarray) -> list[str]:
+        "For each entry of `candidates` one of its candidates, chosen by the uniform number u in [0, 1)."
+        t = self._table
+        return t.strings(t.cand[t.begin[entry] + (np.asarray(u) * t.size[entry]).astype(np.int64)])
+
+
+def _tuples(value, kind=tuple):
+    "Nested tuples as nested lists (JSON), or back."
+    return kind(_tuples(v, kind) for v in value) if isinstance(value, (tuple, list)) else value
+
+
+def _values(key, values) -> tuple[str, ...]:
+    if isinstance(values, str) or not all(isinstance(v, str) for v in values):
+        raise TypeError(f"Lexicon: the replacements of {key!r} are {values!r}; give a list of words")
+    return tuple(dict.fromkeys(values))
+
+
+_IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U000323af]")
+
+
+def _codes(words: Words) -> np.ndarray:
+    joined = words.joined
+    return np.frombuffer(joined.encode("ascii"), np.uint8) if joined.isascii() else np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), "<u4")
+
+
+def _is_name(words: Words, at: np.ndarray) -> np.ndarray:
+    "Which of the words `at` begin with a capital inside a sentence, with no neighbour in capitals."
+    code, out = _codes(words), np.zeros(len(at), bool)
+    capital = lambda place: code[place] - np.uint8(65) < 26
+    found = np.flatnonzero(capital(words.start[at]))
+    at = at[found]
+    shouts = lambda w: capital(words.start[w]) & capital(words.start[w] + 1)
+    before, after = np.maximum(at - 1, 0), np.minimum(at + 1, len(words.start) - 1)
+    loud = shouts(at) & ((shouts(before) & (before < at)) | (shouts(after) & (after > at)))
+    behind = code[words.end[before]]                                       # what ends the word before: a sentence's end, or not
+    opens = (words.index[at] == 0) | (behind == 33) | (behind == 46) | (behind == 63) | (behind == 0x2026)
+    out[found] = ~loud & ~opens
+    return out
+
+# %% ../../nbs/augment/42_lexicon.ipynb #17b085e4
+def article(word: str) -> str:
+    "'a' or 'an', by the first sound of `word`: the letter, and the exceptions that spelling hides (an hour, a unit, an 8, an MP)."
+    if _LETTERS.match(word):
+        return "an" if word[0] in "AEFHILMNORSX" else "a"
+    return "an" if _VOWEL.match(word) else "a"
+
+
+_LETTERS = re.compile(r"[A-Z](?:[A-Z]?\b|[B-DF-HJ-NP-TV-Z]+\b|[A-Z]?\d)|[FHLMNRX][BCDFGHJKMNPQSTVWXZ][A-Z]*\b")   # MP, X3, FBI
+_VOWEL = re.compile(r"(?i)(?!eu|ew|one(?:$|[^a-z]|ness|self|s\b)|once|ouija|u(?:ni(?!n|m|de|ll|ro|ss)|nan|s[aeiu]|t[eio]|bi|r[aio]|k[aeu]|b\w*\d))[aeiou]"
+                    r"|hour|honest|hono|heir|8|18(?!\d|,)|11(?!\d|,)")
 
 # %% ../../nbs/augment/42_lexicon.ipynb #9cfc0327
 @functools.lru_cache(2)
@@ -671,10 +681,6 @@ class Lexical(Transform):
     def to_dict(self) -> dict:
         bare = Transform.to_dict(dataclasses.replace(self, lexicon=None))
         return bare if self.lexicon is None else bare | {"lexicon": _tuples(self.lexicon.spec, list)}
-
-
-def _tuples(value, kind=tuple):
-    return kind(_tuples(v, kind) for v in value) if isinstance(value, (tuple, list)) else value
 
 
 @dataclass(frozen=True)

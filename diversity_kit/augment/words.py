@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .base import Delete, Draws, Plan, Swap, Transform, Words, _Many, stochastic_round
-from .lexicon import FUNCTION_WORDS, Lexical, Lexicon, SynonymReplace
+from .lexicon import Lexical, Lexicon, SynonymReplace
 
 # %% auto #0
 __all__ = ['Insert', 'AEDA', 'WordDropout', 'SpanCutoff', 'ShuffleSentences', 'EDA']

@@ -75,7 +75,7 @@ def pool(data: str) -> dict[str, Rows]:
 def _toy_lexicon():
     from diversity_kit.augment.lexicon import Lexicon
     from diversity_kit.data.sources import toy_world
-    return Lexicon(toy_world().synonyms())
+    return Lexicon(toy_world().synonyms(), function_words=True)         # its invented words may look like "more"
 
 
 def eda(config: dict) -> EDA:

@@ -160,6 +160,11 @@ def test_case_and_article(text, want):
     assert SynonymReplace(1., {"car": ["automobile"], "house": ["abode"]})([text]) == [want]
 
 
+def test_an_article_that_is_itself_replaced_is_left_to_its_own_edit():
+    t = SynonymReplace(1., Lexicon({"a": ["one"], "car": ["automobile"]}, symmetric=False, function_words=True))
+    assert t(["a car"]) == ["one automobile"] and len(t.trace(["a car"])[0]) == 2
+
+
 def test_longest_entry_first_without_overlaps():
     lex = Lexicon({"motion picture": ["movie"], "picture": ["image"], "motion": ["move"], "picture house motion": ["x"]}, symmetric=False)
     w = Words(["motion picture house", "motion\npicture", "motion picture house motion", "Motion Picture", "a motion", "motion, picture"])
@@ -225,7 +230,15 @@ def test_wordnet_golden():
 
 
 @english
-@pytest.mark.parametrize("text, want", [("Bill met Rose. The movie won.", 1), ("THE BIG MOVIE", 2), ("We like Movie", 0), ("US forces BIG Ed", 0), ("Movies!", 1)])
+@chinese
+def test_cached_tables_are_what_the_rules_build_today():
+    pytest.importorskip("lemminflect")
+    for built, lex in ((L._wordnet_groups(**L._OPTIONS), Lexicon.wordnet()), (L._cilin_groups(False), Lexicon.cilin())):
+        assert {k: tuple(v) for k, v in built.items()} == groups(lex), "the rules have changed: raise _VERSION"
+
+
+@english
+@pytest.mark.parametrize("text, want", [("Bill met Rose. The movie won.", 1), ("Big movie", 2), ("THE BIG MOVIE", 2), ("We like Movie", 0), ("US forces BIG Ed", 0), ("Movies!", 1)])
 def test_capitalised_words_inside_a_sentence_are_names(text, want):
     words = Words([text])
     assert sum(words.joined[a:b].lower() in ("big", "movie", "movies", "rose", "bill", "us") for a, b in zip(*Lexicon.wordnet().candidates(words)[:2])) == want

@@ -51,8 +51,8 @@ def words_of(text):
 def test_no_letter_of_unicode_joins_a_letter():
     "What the table calls a letter is a cluster of its own beside another, for each of the 130 000."
     letters = np.flatnonzero(C._parts() == C._LETTER).tolist()
-    joined = [hex(c) for c in letters if any(len(CLUSTER.findall(s)) != 2 for s in ("a" + chr(c), chr(c) + "a", chr(c) * 2))]
-    assert not joined and len(letters) > 120_000
+    text = "".join("a" + chr(c) + chr(c) for c in letters)
+    assert len(letters) > 120_000 and len(CLUSTER.findall(text)) == len(text)
 
 
 @quick
@@ -251,6 +251,22 @@ def test_misspell_uses_the_list_and_keeps_case():
     for bad in ([("a",)], [("a", "")], [("a", 1)]):
         with pytest.raises(ValueError, match="Misspell"):
             Misspell(.1, bad)
+
+
+def test_the_birkbeck_list_where_it_is_cached():
+    from diversity_kit.data.sources import available
+    if not available("birkbeck"):
+        pytest.skip("the card birkbeck is not cached")
+    assert len(C._wrong(C._birkbeck())) == 478
+    assert Misspell(1.)(["They believe their Address, FEBRUARY."]) != Misspell(0.)(["They believe their Address, FEBRUARY."])
+    assert "accomodation" in {w for t in Misspell(1.)(["accommodation"] * 60, ids=range(60)) for w in t.split()}
+
+
+def test_the_birkbeck_file_is_read_whole():
+    from diversity_kit.data import sources
+    raw = '\ufeff"fails","failes"\r\n"families","familes famlies"\r\n"families","familys familes"\r\n'.encode()
+    members = type("M", (), {"read": lambda self, pattern: raw})()
+    assert list(sources._read_birkbeck(members)) == [{"text": "fails", "misspellings": "failes"}, {"text": "families", "misspellings": "familes famlies familys"}]
 
 
 # ---- Chinese

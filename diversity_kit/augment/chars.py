@@ -706,7 +706,7 @@ def _shapes(script: str) -> _Table:
 class LookAlike(_Hanzi):
     """Replace Chinese characters by common ones of similar shape (equation (43.4)), as a scanner or a stroke keyboard does.
 
-    `rate`: expected share of the letters, digits and ideographs, at most those that have a look-alike (about three quarters of the
+    `rate`: expected share of the letters, digits and ideographs, at most those that have a look-alike (about four fifths of the
     common characters). script: 'simplified' or 'traditional'. Stroke orders and four-corner codes come from the card `hanzi_shapes`, read at
     first use; needs rapidfuzz (extra `text`). Meant to keep a label of the whole text."""
 

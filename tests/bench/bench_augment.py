@@ -1,4 +1,4 @@
-"""Sentences a second of Swap and Delete, beside plain Python with `random.random`, in one run: python tests/bench/bench_augment.py
+"""Sentences a second of Swap, Delete and Keyboard, beside plain Python with `random.random`, in one run: python tests/bench/bench_augment.py
 
 Sentences are cut from Python's own manual (pydoc_data). Each row is the best of --repeats passes, in processor time of this process, one thread.
 The baseline splits at spaces and joins again: it loses line breaks, moves punctuation along, keeps no trace and depends on the order."""
@@ -12,6 +12,9 @@ import time
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from diversity_kit.augment.base import Compose, Delete, OneOf, Protect, Swap  # noqa: E402
+from diversity_kit.augment.chars import Keyboard, key_neighbours  # noqa: E402
+
+NEAR = {k: v for keys in [key_neighbours("qwerty")] for a, b in keys.items() for k, v in ((a, b), (a.upper(), b.upper()))}
 
 
 def sentences(n: int) -> list[str]:
@@ -38,6 +41,18 @@ def plain_delete(texts, rate=.1, rnd=random.random):
     return [" ".join([w for w in t.split(" ") if rnd() >= rate]) or t for t in texts]
 
 
+def plain_keyboard(texts, rate=.02, rnd=random.random):
+    out = []
+    for t in texts:
+        chars = list(t)
+        for _ in range(int(rate * len(chars) + rnd())):
+            i = int(len(chars) * rnd())
+            if options := NEAR.get(chars[i]):
+                chars[i] = options[int(len(options) * rnd())]
+        out.append("".join(chars))
+    return out
+
+
 def best(f, repeats: int) -> float:
     f()
     times = []
@@ -59,7 +74,7 @@ def main() -> None:
     zh = ["我喜欢编程，我的猫喜欢键盘，图书馆今天不开门。" + str(i) for i in range(len(texts))]
     print(f"{len(texts)} sentences, mean {sum(len(t.split()) for t in texts) / len(texts):.1f} words, {sum(map(len, texts)) / len(texts):.0f} characters")
     print(f"{'':44}{'sentences/s':>14}{'x plain Python':>16}")
-    for op, plain in ((Swap(.1), plain_swap), (Delete(.1), plain_delete)):
+    for op, plain in ((Swap(.1), plain_swap), (Delete(.1), plain_delete), (Keyboard(.02), plain_keyboard)):
         floor = best(lambda: plain(texts), args.repeats)
         rows = [("plain Python, random.random", lambda: plain(texts)), (f"{op}, ids=None (hash of text)", lambda: op(texts)),
                 (f"{op}, string ids", lambda: op(texts, ids=strings)), (f"{op}, integer ids", lambda: op(texts, ids=ints)),

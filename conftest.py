@@ -1,4 +1,5 @@
 """Make nbval read notebooks the way nbdev writes them. Loaded by pytest; nothing here touches the notebooks on disk."""
+import functools
 import os
 import re
 from configparser import ConfigParser
@@ -17,6 +18,13 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 
+@functools.lru_cache(None)
+def _missing(chapter):
+    "The data cards of settings.ini's [needs] that this chapter cannot get here."
+    from diversity_kit.data import sources
+    return [card for card in _INI["needs"].get(chapter, "").split() if not sources.try_fetch(card)]
+
+
 def pytest_itemcollected(item):
     cell = getattr(item, "cell", None)
     if cell is None or not hasattr(item, "options"):
@@ -24,6 +32,8 @@ def pytest_itemcollected(item):
     found = {k.lower(): v.lower() for k, v in _DIRECTIVE.findall(cell.source)}
     if found.get("eval") == "false" or _SKIP & found.keys():
         item.options["skip"] = True                                  # nbval knows nothing of '#| eval: false'
+    elif (chapter := "/".join(item.path.with_suffix("").parts[-2:])) in _INI["needs"] and _missing(chapter):
+        item.options["skip"] = True
     if cell.execution_count is None and cell.outputs:
         cell.execution_count = 0                                     # nbdev-clean nulls it; nbval then fails, even with --nbval-lax
 

@@ -240,6 +240,7 @@ def test_scramble_keeps_ends_and_letters():
         for a, b in zip(re.findall(r"\w+", text), re.findall(r"\w+", new)):
             assert a[0] == b[0] and a[-1] == b[-1]
     assert Scramble(1.)(["the book, Anna 3.50 don't 我喜欢编程"]) == ["the book, Anna 3.50 don't 我喜欢编程"]
+    assert Scramble(1.)(["abпвcd 2нd12 abc12de"]) == ["abпвcd 2нd12 abc12de"]                             # no mixing of alphabets
     assert Scramble(1.)(["abca"]) == ["acba"] and Scramble(1., segment="jieba")(["中华人民共和国"])[0][0] == "中"
 
 
@@ -295,15 +296,15 @@ def test_look_alikes(tmp_path, monkeypatch):
     "The rule (43.4) on a small table in place of the card."
     pytest.importorskip("rapidfuzz")
     from diversity_kit.data import sources
-    (tmp_path / "strokes.json").write_text(json.dumps({"未": "11234", "末": "11234", "大": "134", "木": "1234", "人": "34", "我": "3121534"}), encoding="utf-8")
-    (tmp_path / "corners.json").write_text(json.dumps({"未": "50900", "末": "50900", "大": "40800", "木": "40900", "人": "80000", "我": "23550"}), encoding="utf-8")
+    (tmp_path / "strokes.json").write_text(json.dumps({"未": "11234", "末": "11234", "大": "134", "木": "1234", "天": "1134", "人": "34", "我": "3121534"}), encoding="utf-8")
+    (tmp_path / "corners.json").write_text(json.dumps({"未": "50900", "末": "50900", "大": "40800", "木": "40900", "天": "12345", "人": "80000", "我": "23550"}), encoding="utf-8")
     monkeypatch.setattr(sources, "path", lambda name: tmp_path)
     C._shapes.cache_clear()
     try:
-        seen = {e.before + e.after for es in LookAlike(1.).trace(["未末大木人我"] * 60, ids=range(60)) for e in es}
+        seen = {e.before + e.after for es in LookAlike(1.).trace(["未末大木天人我"] * 60, ids=range(60)) for e in es}
     finally:
         C._shapes.cache_clear()
-    assert {"未末", "末未", "木未", "未木"} <= seen and not any("我" in s or "人" in s for s in seen)
+    assert {"未末", "末未", "木未", "未木"} <= seen and not any(c in s for s in seen for c in "我人天")         # 天: strokes alone would do
 
 
 # ---- contract of augment.base

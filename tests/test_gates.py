@@ -89,7 +89,7 @@ def test_odd_text_never_raises_and_a_cut_is_said(gate):
         warnings.simplefilter("always")
         score = gate.score(ODD, ODD[1:] + ODD[:1])
     assert np.isfinite(score).all()
-    reads = max((g.reads or 0 for g in getattr(gate, "gates", [gate])))
+    reads = max(g.reads or 0 for g in getattr(gate, "gates", [gate]))
     assert bool(reads) == any(issubclass(w.category, TextCut) for w in caught)
     if reads:
         assert "3 of 8 pairs" in str(caught[0].message) and "pair 5" in str(caught[0].message) or "1 of 3 pairs" in str(caught[0].message) and "pair 6" in str(caught[0].message)

@@ -707,6 +707,31 @@ def test_files_from_the_hub_or_else_from_the_archive(index, monkeypatch, tmp_pat
     assert asked[0] == ("a/b", "c" * 40, ("model.bin",))
 
 
+def test_an_archive_is_converted_once(index, cache, monkeypatch):
+    made = []
+
+    def convert(members):
+        made.append(members.read("toyarc-1.0/data/rows.json"))
+        return {"weights.bin": made[-1][::-1]}
+    plain = Archive("Toy_Arc", ARCHIVE.filename, SHA, len(PAYLOAD), files={"toyarc-1.0/data/rows.json": "weights.bin"})
+    arc = Archive("Toy_Arc", ARCHIVE.filename, SHA, len(PAYLOAD), convert=convert)
+    assert str(arc).endswith(", converted)") and "converted" not in str(plain)
+    S.cards.add(DataCard("made", "m", ("en",), "x", "x", True, (), (arc,)))
+    folder = S.path("made")
+    assert (folder / "weights.bin").read_bytes() == made[0][::-1] and S.path("made") == folder and len(made) == 1
+    (folder / "weights.bin").write_bytes(b"damaged")
+    assert (S.path("made") / "weights.bin").read_bytes() == made[0][::-1] and len(made) == 2
+    without = DataCard("w", "m", ("en",), "x", "x", True, (), (plain,))
+    old = [1, "w", True, True, (), S.FRACTIONS, "Archive", "Toy_Arc", ARCHIVE.filename, SHA, len(PAYLOAD), None, sorted(plain.files.items())]
+    assert S._FORMAT == 1 and S._key(without) == hashlib.sha256(repr(old).encode()).hexdigest()[:16]      # caches from before `convert` stay good
+
+
+def test_smollm_without_gguf_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(ProviderFailed, match=r"diversity_kit\[lm\]"):
+        S._smol_from_gguf(None)
+
+
 # ------------------------------------------------------------------------------------------------ cards
 def test_unknown_names_and_splits():
     for call in (S.load, S.path, S.fetch, S.verify, S.available):
@@ -730,7 +755,7 @@ def test_registry_and_card_checks(cache):
         DataCard("../x", providers=(ARCHIVE,), **base)
     with pytest.raises(ValueError, match="no provider"):
         DataCard("x", providers=(), **base)
-    for bad in (dict(), dict(read=read_toy, files={"a": "b"}), dict(files={"a": "../b"}), dict(files={"a": "/b"})):
+    for bad in (dict(), dict(read=read_toy, files={"a": "b"}), dict(convert=read_toy, files={"a": "b"}), dict(read=read_toy, convert=read_toy), dict(files={"a": "../b"}), dict(files={"a": "/b"})):
         with pytest.raises(ValueError, match="plain file names"):
             DataCard("x", providers=(Archive("a", "a.zip", SHA, 1, **bad),), **base)
     with pytest.raises(AttributeError):

@@ -37,7 +37,7 @@ def _pairs(befores: Iterable[str], afters: Iterable[str]) -> tuple[list[str], li
         texts = list(texts)
         for i, t in enumerate(texts):
             if not isinstance(t, str):
-                raise TypeError(f"{name}[{i}] is a {type(t).__name__} ({str(t)[:40]}), not a str: drop or fill missing texts first")
+                raise TypeError(f"{name}[{i}] is a {type(t).__name__} ({str(t)[:40]}), not a str: drop missing texts first")
         out.append(texts)
     if len(out[0]) != len(out[1]):
         raise ValueError(f"{len(out[0])} befores and {len(out[1])} afters: give one original for each copy")
@@ -85,11 +85,11 @@ class Gate:
                 befores, afters = ([t[:self.reads] for t in texts] for texts in (befores, afters))
         scores = np.asarray(self._score(befores, afters), float)
         if scores.shape != (len(befores),):
-            raise ValueError(f"{type(self).__name__}: scores of shape {scores.shape} for {len(befores)} pairs; one number for each is needed")
+            raise ValueError(f"{type(self).__name__}: scores of shape {scores.shape} for {len(befores)} pairs; one number each is needed")
         if not np.isfinite(scores).all():
             i = int(np.flatnonzero(~np.isfinite(scores))[0])
-            raise ValueError(f"{type(self).__name__}: pair {number[i]} ({_short(befores[i])!r} -> {_short(afters[i])!r}) has score {scores[i]}; "
-                             f"what judges it must return {self.needs}")
+            pair = f"pair {number[i]} ({_short(befores[i])!r} -> {_short(afters[i])!r})"
+            raise ValueError(f"{type(self).__name__}: {pair} has score {scores[i]}; what judges it must return {self.needs}")
         return scores
 
     def accept(self, befores: Iterable[str], afters: Iterable[str]) -> np.ndarray:
@@ -108,7 +108,7 @@ class Gate:
 # %% ../../nbs/augment/45_gates.ipynb #95a016db
 @dataclass(frozen=True)
 class LengthRatio(Gate):
-    "Equation (45.2), left: characters after over characters before. An empty original counts as one character unless both are empty (1)."
+    "Equation (45.2), left: characters after over characters before; an empty original counts as one character, two empty texts give 1."
     low: float = .5
     high: float = 2.
 
@@ -135,7 +135,7 @@ class EditDistance(Gate):
 
 @dataclass(frozen=True, repr=False)
 class Distinct(Gate):
-    """Refuse a copy (score 0) that equals its original or a text of `corpus`; with `within`, also any original and any earlier copy of the batch.
+    """Refuse a copy (score 0) that equals its original or a text of `corpus`; with `within`, any original or earlier copy of the batch.
 
     Equal means equal under `key`; the default `normalise` ignores case, width and punctuation: pass key=str.strip where an operation
     changes only these. `within` makes a verdict depend on the batch: use it in `screen`; inside `Keep`, set within=False."""
@@ -254,7 +254,8 @@ class Similarity(Gate):
             raise ValueError(f"Similarity: the encoder returned shape {e.shape} for {2 * len(befores)} texts; (n, d) is needed")
         size = np.sqrt((e * e).sum(1))
         a, b = np.split(e / np.where(size > 0, size, 1)[:, None], 2)
-        return np.where([x == y for x, y in zip(befores, afters)], np.where(np.isnan(size[:len(a)]), np.nan, 1), np.clip((a * b).sum(1), -1, 1))
+        same = np.array([x == y for x, y in zip(befores, afters)])
+        return np.where(same & np.isfinite(size[:len(a)]), 1, np.clip((a * b).sum(1), -1, 1))
 
 # %% ../../nbs/augment/45_gates.ipynb #73bfadae
 @dataclass(frozen=True)
@@ -338,7 +339,7 @@ class Agreement(Gate):
 # %% ../../nbs/augment/45_gates.ipynb #d6c6c077
 @dataclass(frozen=True)
 class All(Gate):
-    "Pass only what every gate passes, asked in order, each about what is left. Score: the share of the gates passed before the first refusal."
+    "Pass only what every gate passes, asked in order, each about what is left. Score: share of the gates passed before the first refusal."
     gates: Sequence[Gate]
     low: ClassVar[float] = 1.
     high: ClassVar[float] = 1.
@@ -446,7 +447,8 @@ class Discriminator(Effect):
         return self.low > .5
 
     def __str__(self) -> str:
-        return f"AUC {self.mean:.3f} [{self.low:.3f}, {self.high:.3f}], {self.n} groups, " + ("p<0.001" if self.p < .001 else f"p={self.p:.3f}")
+        p = "p<0.001" if self.p < .001 else f"p={self.p:.3f}"
+        return f"AUC {self.mean:.3f} [{self.low:.3f}, {self.high:.3f}], {self.n} groups, {p}"
 
 
 def discriminator_auc(real: Sequence[str], made: Sequence[str], features: Callable | None = None, folds: int = 5,
@@ -456,8 +458,8 @@ def discriminator_auc(real: Sequence[str], made: Sequence[str], features: Callab
     groups: the origin of every row, `real` first, then `made` (columns `origin` of `expand`); rows of one group share a fold. None: every
     row is a group of its own, right only for made texts that no real row gave rise to.
     features: texts -> (n, d) array or sparse matrix; None: hashed character 1- to 4-grams, good for any script.
-    The interval, equation (45.7): normal approximation, variance doubled for the dependence between folds. Raises ValueError for empty sides, groups of another length,
-    too few groups for the folds, features of another length."""
+    The interval, equation (45.7): normal approximation, variance doubled for the dependence between folds. Raises ValueError for empty
+    sides, groups of another length, too few groups for the folds, features of another length."""
     from sklearn.feature_extraction.text import HashingVectorizer
     from sklearn.linear_model import LogisticRegression
     texts, size = [*real, *made], (len(real), len(made))
@@ -465,13 +467,14 @@ def discriminator_auc(real: Sequence[str], made: Sequence[str], features: Callab
         raise ValueError(f"discriminator_auc needs two non-empty lists of texts, got {size[0]} real and {size[1]} made")
     _pairs(texts, texts)
     if groups is not None and len(groups) != len(texts):
-        raise ValueError(f"{len(groups)} groups for {size[0]} real and {size[1]} made texts: give the origin of each, real first, then made")
+        raise ValueError(f"{len(groups)} groups for {size[0]} real and {size[1]} made texts: give the origin of each, real first")
     group = np.arange(len(texts)) if groups is None else np.unique(np.asarray(list(groups)), return_inverse=True)[1]
     count = int(group.max()) + 1
     if not isinstance(folds, (int, np.integer)) or not 2 <= folds <= count:
         raise ValueError(f"folds={folds} for {count} groups: 2 to {count} are possible")
     clean = [t.encode("utf-8", "replace").decode() for t in texts]
-    x = features(clean) if features else HashingVectorizer(analyzer="char", ngram_range=(1, 4), n_features=2**16, lowercase=False).transform(clean)
+    grams = HashingVectorizer(analyzer="char", ngram_range=(1, 4), n_features=2**16, lowercase=False)
+    x = (features or grams.transform)(clean)
     if x.shape[0] != len(texts):
         raise ValueError(f"features returned {x.shape[0]} rows for {len(texts)} texts")
     y, fold = np.arange(len(texts)) >= size[0], (np.random.default_rng(seed).permutation(count) % folds)[group]

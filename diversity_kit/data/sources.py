@@ -370,7 +370,9 @@ class DataCard:
         if not self.providers:
             raise ValueError(f"card {self.name!r} has no provider: nothing could ever load it")
         for p in self.providers:
-            if isinstance(p, Archive) and (sum(map(bool, (p.read, p.files, p.convert))) != 1 or any(Path(v).name != v for v in (p.files or {}).values())):
+            if not isinstance(p, Archive):
+                continue
+            if sum(map(bool, (p.read, p.files, p.convert))) != 1 or any(Path(v).name != v for v in (p.files or {}).values()):
                 raise ValueError(f"card {self.name!r}: an Archive takes one of `read`, `convert`, or `files` with plain file names")
 
     @property
@@ -897,7 +899,7 @@ def _key(card: DataCard) -> str:
     plain = lambda v: source(v) if callable(v) else sorted(v.items()) if isinstance(v, Mapping) else v
     parts = [_FORMAT, card.name, card.near, card.labelled_only, card.labels, FRACTIONS]
     for p in card.providers:
-        parts += [type(p).__name__, *(plain(v) for k, v in vars(p).items() if k != "convert" or v)]   # a field of later date: older keys stay
+        parts += [type(p).__name__, *(plain(v) for k, v in vars(p).items() if k != "convert" or v)]   # a later field: older keys stay
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 

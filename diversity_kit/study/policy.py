@@ -10,7 +10,7 @@ import functools
 import html
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,8 +71,8 @@ def plan(arms: int, controls: int, budget: int, seeds: int | None = None, fresh:
         raise ValueError(f"{arms} policies, {fresh} fresh seeds, {seeds} first seeds: at least 1, 2 and 1 are needed")
     least = 1 if seeds is None else seeds
     if cost(least) > budget:
-        raise ValueError(f"{arms} policies, {least} first seeds and {fresh} fresh ones cost up to {cost(least)} trials, the budget is {budget}: "
-                         "fewer policies (grid(..., sample=...)), fewer seeds, or more budget")
+        raise ValueError(f"{arms} policies, {least} first seeds and {fresh} fresh ones cost up to {cost(least)} trials, "
+                         f"the budget is {budget}: fewer policies (grid(..., sample=...)), fewer seeds, or more budget")
     while seeds is None and arms > 1 and cost(least + 1) <= budget:
         least += 1
     return rungs(least)
@@ -85,9 +85,9 @@ NONE = "no augmentation"
 class PolicyResult:
     """What `search` found.
 
-    choice: the policy's name, or "no augmentation"; best: the name that won the selection; config: its dictionary; effect: its difference to
-    copies on fresh seeds; selected: the same on the seeds that chose it (too good: for comparison only); log: every trial; rungs: standings;
-    minutes: of all trials, also those from the cache."""
+    choice: the policy's name, or "no augmentation"; best: the name that won the selection; config: its dictionary; effect: its
+    difference to copies on fresh seeds; selected: the same on the seeds that chose it (too good: for comparison only); log: every trial;
+    rungs: standings; minutes: of all trials, also those from the cache."""
     choice: str
     best: str
     config: dict
@@ -112,7 +112,8 @@ class PolicyResult:
                 f"{self.trials} of {self.budget} trials)")
 
     def _repr_html_(self) -> str:
-        head = f"<b>{html.escape(self.choice)}</b>. Best in selection: {html.escape(self.best)}, {html.escape(str(self.effect))} on fresh seeds"
+        choice, best, effect = map(html.escape, (self.choice, self.best, str(self.effect)))
+        head = f"<b>{choice}</b>. Best in selection: {best}, {effect} on fresh seeds"
         tail = f"({self.selected.mean:+.2f} on the seeds that chose it). {self.trials} of {self.budget} trials."
         return f"<p>{head} {tail}</p>{self.rungs.round(2).to_html(index=False)}"
 
@@ -122,8 +123,8 @@ def _number(evaluate: Callable, config: dict, seed: int) -> dict[str, float]:
     return {"score": evaluate(config, seed)}
 
 
-def search(candidates: Mapping[str, Mapping], evaluate: Callable[[dict, int], float], budget: int, seeds: int | None = None, fresh: int = 20,
-           name: str | None = None, jobs: int = 1) -> PolicyResult:
+def search(candidates: Mapping[str, Mapping], evaluate: Callable[[dict, int], float], budget: int, seeds: int | None = None,
+           fresh: int = 20, name: str | None = None, jobs: int = 1) -> PolicyResult:
     """Choose among policies by successive halving, equation (71.2), and measure the winner on seeds that did not choose it.
 
     candidates: name -> config with the key `copies` (see `grid`); evaluate(config, seed): the *development* score of a model trained under
@@ -177,23 +178,27 @@ def search(candidates: Mapping[str, Mapping], evaluate: Callable[[dict, int], fl
     effect = paired_t(differences(best, new))
     selected = paired_t(differences(best, range(done))) if done > 1 else effect
     import pandas as pd
-    rows = [(n, every[n].get("op"), every[n].get("rate"), every[n]["copies"], s, rung, value, value - known[owner[n], s][0] if n in owner else 0.)
-            for (n, s), (value, rung) in sorted(known.items(), key=lambda kv: (kv[1][1] % (len(rungs) + 1), kv[0][1]))]
+    rows = []
+    for (n, s), (value, rung) in sorted(known.items(), key=lambda kv: (kv[1][1] % (len(rungs) + 1), kv[0][1])):
+        paired = value - known[owner[n], s][0] if n in owner else 0.
+        rows.append((n, every[n].get("op"), every[n].get("rate"), every[n]["copies"], s, rung, value, paired))
     log = pd.DataFrame(rows, columns=["arm", "op", "rate", "copies", "seed", "rung", "score", "difference"])
     table = pd.DataFrame(standing, columns=["rung", "policy", "seeds", "mean difference", "kept"])
     return PolicyResult(best if effect.low > 0 else NONE, best, arms[best], effect, selected, table, log, budget, float(sum(seconds)) / 60)
 
 # %% ../../nbs/study/71_policy.ipynb #47acbc30
 def strategies(results: Mapping[str, Results], control: str = "copies", metric: str = "score"):
-    """Task x operation from measurement: a frame (task, operation, effect, p, advice), one row for each arm of each experiment but its control.
+    """Task x operation from measurement: a frame (task, operation, effect, p, advice), a row for each arm but the control.
 
     results: task -> measure.experiment.Results with an arm `control`; effects are paired differences in the metric's unit; p is
     Holm-adjusted over all rows; advice: 'use', 'avoid' or 'no clear effect'. Raises KeyError for a missing control or metric, ValueError
     if there is nothing to compare."""
     import pandas as pd
-    found = [(task, arm, r.effect(arm, control, metric)) for task, r in results.items() for arm in dict.fromkeys(r.frame["arm"]) if arm != control]
+    names = {task: [a for a in dict.fromkeys(r.frame["arm"]) if a != control] for task, r in results.items()}
+    found = [(task, arm, results[task].effect(arm, control, metric)) for task in results for arm in names[task]]
     if not found:
         raise ValueError("no arm beside the control in any experiment: there is nothing to compare")
     p = holm([e.p for *_, e in found])
-    advice = ["no clear effect" if q >= .05 else "use" if e.low > 0 else "avoid" if e.high < 0 else "no clear effect" for (*_, e), q in zip(found, p)]
-    return pd.DataFrame([(t, a, e, float(q), s) for (t, a, e), q, s in zip(found, p, advice)], columns=["task", "operation", "effect", "p", "advice"])
+    sign = lambda e: "use" if e.low > 0 else "avoid" if e.high < 0 else "no clear effect"
+    rows = [(t, a, e, float(q), sign(e) if q < .05 else "no clear effect") for (t, a, e), q in zip(found, p)]
+    return pd.DataFrame(rows, columns=["task", "operation", "effect", "p", "advice"])

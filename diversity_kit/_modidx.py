@@ -562,6 +562,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'diversity_kit/augment/lexicon.py'),
                                                'diversity_kit.augment.lexicon._analyses': ( 'augment/lexicon.html#_analyses',
                                                                                             'diversity_kit/augment/lexicon.py'),
+                                               'diversity_kit.augment.lexicon._articles': ( 'augment/lexicon.html#_articles',
+                                                                                            'diversity_kit/augment/lexicon.py'),
                                                'diversity_kit.augment.lexicon._cilin_groups': ( 'augment/lexicon.html#_cilin_groups',
                                                                                                 'diversity_kit/augment/lexicon.py'),
                                                'diversity_kit.augment.lexicon._codes': ( 'augment/lexicon.html#_codes',

@@ -635,7 +635,9 @@ def _like(before: str, after: str) -> str:
     return after.upper() if len(before) > 1 and before.isupper() else after[0].upper() + after[1:]
 
 
-_ARTICLES = word_hashes(["a", "an"])
+@functools.lru_cache(1)
+def _articles() -> np.ndarray:
+    return word_hashes(["a", "an"])
 
 
 def substitute(words: Words, found: Matches, after: list[str]) -> Plan:
@@ -646,7 +648,7 @@ def substitute(words: Words, found: Matches, after: list[str]) -> Plan:
         after[i] = _like(joined[start[i]:found.end[i]], after[i])
     before = found.word - 1                                                 # of the batch's first word: the last, which is not beside it
     h, free = words.hashes[before], np.append(True, before[1:] != found.word[:-1])[:len(before)]
-    near = ((h == _ARTICLES[0]) | (h == _ARTICLES[1])) & (words.start[found.word] - words.end[before] == 1) & free
+    near = ((h == _articles()[0]) | (h == _articles()[1])) & (words.start[found.word] - words.end[before] == 1) & free
     for i in np.flatnonzero(near).tolist():
         a, gap = joined[words.start[before[i]]:words.end[before[i]]], joined[start[i] - 1]
         if gap == " " and article(after[i]) != a.lower():

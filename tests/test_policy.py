@@ -131,31 +131,32 @@ def test_search_is_reproducible_and_order_of_ties_is_stable():
     assert "&lt;b&gt;" in search({"<b>": {"copies": 1}}, lambda c, s: 1., budget=40)._repr_html_()
 
 
-CALLS = []
-
-
-def counted(config, seed):
-    CALLS.append((config["op"], seed))
+def plain(config, seed):
     return 1. + .01 * seed + (config["op"] == "Swap") + .1 * config["rate"]
+
+
+def other(config, seed):
+    return 2. + .01 * seed + (config["op"] == "Delete") + .1 * config["rate"]
 
 
 def test_trials_are_kept_and_resumed(tmp_path, monkeypatch):
     monkeypatch.setenv("DIVERSITY_KIT_CACHE", str(tmp_path))
     arms = grid({"Swap": Swap, "Delete": Delete}, (.1, .3), (1,))
-    CALLS.clear()
-    r = search(arms, counted, budget=60, fresh=4, name="policy-test")
-    n = len(CALLS)
-    assert r.best == "Swap(0.3) x1" and n == r.trials <= 60 and r.minutes >= 0
-    again = search(arms, counted, budget=60, fresh=4, name="policy-test")
-    assert len(CALLS) == n and again.log.equals(r.log)
-    files = sorted(tmp_path.rglob("*.json"))
-    assert len(files) == n
-    files[0].unlink(), files[-1].unlink()
-    assert search(arms, counted, budget=60, fresh=4, name="policy-test").log.equals(r.log) and len(CALLS) == n + 2
-    memory = search(arms, counted, budget=60, fresh=4)
+    stamps = lambda: {f: f.stat().st_mtime_ns for f in tmp_path.rglob("*.json")}
+    r = search(arms, plain, budget=60, fresh=4, name="policy-test")
+    first = stamps()
+    assert r.best == "Swap(0.3) x1" and len(first) == r.trials <= 60
+    again = search(arms, plain, budget=60, fresh=4, name="policy-test")
+    assert stamps() == first and again.log.equals(r.log) and again.minutes == r.minutes
+    gone = sorted(first)[::9]
+    for f in gone:
+        f.unlink()
+    assert search(arms, plain, budget=60, fresh=4, name="policy-test").log.equals(r.log)
+    assert {f for f, t in stamps().items() if t != first[f]} == set(gone)
+    memory = search(arms, plain, budget=60, fresh=4)
     assert memory.log.equals(r.log) and memory.effect == r.effect
-    more = search(arms, counted, budget=100, fresh=4, name="policy-test")        # a larger budget goes on from what is there
-    assert more.trials > n and len(CALLS) < n + 2 + more.trials, "some trials must have been found"
+    swapped = search(arms, other, budget=60, fresh=4, name="policy-test")        # another evaluate under the same name: nothing stale
+    assert swapped.best == "Delete(0.3) x1" and len(stamps()) == r.trials + swapped.trials
 
 
 @pytest.mark.parametrize("candidates, kw, error", [

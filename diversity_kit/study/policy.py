@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 import html
 import math
 import time
@@ -118,9 +117,14 @@ class PolicyResult:
         return f"<p>{head} {tail}</p>{self.rungs.round(2).to_html(index=False)}"
 
 
-def _number(evaluate: Callable, config: dict, seed: int) -> dict[str, float]:
-    "The trial of the search: what `evaluate` returns, under the name 'score'."
-    return {"score": evaluate(config, seed)}
+class _Trial:
+    "What `evaluate` returns, under the name 'score'; `__wrapped__` makes evaluate's own source part of the trials' key."
+
+    def __init__(self, evaluate: Callable[[dict, int], float]):
+        self.__wrapped__ = evaluate
+
+    def __call__(self, config: dict, seed: int) -> dict[str, float]:
+        return {"score": self.__wrapped__(config, seed)}
 
 
 def search(candidates: Mapping[str, Mapping], evaluate: Callable[[dict, int], float], budget: int, seeds: int | None = None,
@@ -141,7 +145,7 @@ def search(candidates: Mapping[str, Mapping], evaluate: Callable[[dict, int], fl
     known: dict[tuple[str, int], tuple[float, int]] = {}
     seconds = []
     last = rungs[-1][1] if rungs else 0
-    kept = None if name is None else Experiment(name, every, range(last + fresh), functools.partial(_number, evaluate))
+    kept = None if name is None else Experiment(name, every, range(last + fresh), _Trial(evaluate))
 
     def run(names, new, rung):
         names = list(dict.fromkeys([*names, *(owner[n] for n in names)]))

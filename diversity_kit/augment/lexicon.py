@@ -8,9 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import os
 import re
-import uuid
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -329,14 +327,9 @@ class _Table:
                    bounds=np.cumsum([0, *map(len, strings)]).astype(np.int32), blob=np.frombuffer("".join(strings).encode(), np.uint8))
 
     def save(self, path: Path) -> None:
-        "Written whole under another name, then renamed: two processes may build at once."
-        temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
-        try:
-            with open(temporary, "wb") as f:
-                np.savez(f, **{n: getattr(self, n)[:len(self.hashes)] if n == "flags" else getattr(self, n) for n in self.FIELDS})
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        "Two processes may build at once: a file appears whole."
+        with kit.whole_file(path) as f:
+            np.savez(f, **{n: getattr(self, n)[:len(self.hashes)] if n == "flags" else getattr(self, n) for n in self.FIELDS})
 
     @classmethod
     def read(cls, path: Path) -> _Table | None:

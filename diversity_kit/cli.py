@@ -36,7 +36,10 @@ def _plan(args):
     from diversity_kit.data.shards import Augment, Plan
     if args.command == "dedup":
         return Plan(unique=args.by)
+    from importlib import import_module
     from diversity_kit.augment.base import Transform
+    for name in ("words", "chars", "lexicon"):                     # importing a module makes its transforms known
+        import_module(f"diversity_kit.augment.{name}")
     told = json.loads(args.transform) if args.transform.startswith("{") else {"op": args.transform}
     if args.rate is not None:
         told["rate"] = args.rate
@@ -59,6 +62,8 @@ def _shards(args) -> int:
         for r in receipts:
             for name in (r.shard, r.shard.removesuffix(".jsonl") + ".receipt.json"):
                 (work / "out" / name).unlink()
+                for rest in (work / "out").glob(f".{name}.*.tmp"):  # of a worker that was killed
+                    rest.unlink()
         for folder in (work / "out", work):
             if not any(folder.iterdir()):
                 folder.rmdir()

@@ -484,3 +484,23 @@ def test_the_command_without_input_or_onto_itself(tmp_path, capsys):
     assert cli.main(["dedup", str(tmp_path / "none.jsonl"), str(tmp_path / "out.jsonl")]) == 1
     source = write(tmp_path / "in.jsonl", rows(3))
     assert cli.main(["dedup", str(source), str(source)]) == 2 and "same file" in capsys.readouterr().err
+
+
+def test_an_id_that_stands_in_two_shards_is_refused_and_leaves_no_folder(tmp_path):
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"id": i, "text": "x"}) + "\n" for i in "abca"))
+    with pytest.raises(ValueError, match="earlier line"):
+        split(tmp_path / "in.jsonl", tmp_path / "cut", rows_per_shard=2)
+    assert not (tmp_path / "cut").exists() and [p.name for p in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_two_steps_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="two steps are called '<lambda>'"):
+        Plan([lambda r, s: r, lambda r, s: r])
+
+
+def test_the_command_line_knows_every_transform(tmp_path):
+    from diversity_kit import cli
+    (tmp_path / "in.jsonl").write_text(json.dumps({"id": 1, "text": "one two three four five six seven eight"}) + "\n")
+    assert cli.main(["augment", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), "--transform", "AEDA", "--rate", "0.5"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [r["op"] for r in rows] == ["original", "AEDA"] and not (tmp_path / "out.jsonl.shards").exists()

@@ -288,6 +288,9 @@ class Plan:
         object.__setattr__(self, "steps", tuple(map(_as_step, steps)))
         if isinstance(self.seed, bool) or not isinstance(self.seed, int):
             raise ValueError(f"seed={self.seed!r} must be an integer")
+        named = [s.name for s in self.steps if isinstance(s, Each)]
+        if twice := next((n for n in named if named.count(n) > 1), None):
+            raise ValueError(f"two steps are called {twice!r}: they would draw the same numbers. Give them names of their own (def, not lambda)")
         if self.unique not in (None, *KEYS):
             raise ValueError(f"unique={self.unique!r} must be {', '.join(KEYS)} or None")
 

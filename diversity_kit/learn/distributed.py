@@ -409,7 +409,7 @@ def ring_seconds(nbytes: float, world: int, bandwidth: float, latency: float = 0
 @dataclass(frozen=True)
 class Cluster:
     """The assumptions of a projection. peak: FLOP/s of a card; utilisation: share of it that training reaches; per_node: cards in a machine;
-    inside, between: bytes/s of a card's link in one direction, within a machine and between machines; latency: s per message; memory: bytes of a card.
+    inside: bytes/s of a card's link within a machine, in one direction; between: bytes/s out of a machine, all its network cards together; latency: s per message; memory: bytes of a card.
 
     Raises ValueError for values that are not positive and finite, or a utilisation above 1."""
     peak: float

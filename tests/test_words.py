@@ -169,3 +169,36 @@ def test_everything_is_in_words():
         assert issubclass(getattr(words, name), Transform)
     assert {"not", "the", "would"} <= FUNCTION_WORDS["en"] and "film" not in FUNCTION_WORDS["en"]
     assert SynonymReplace is words.SynonymReplace
+
+
+def test_sentences_that_are_equal_or_protected_keep_trace_and_content():
+    equal = "Good. Bad. Good. Ugly. Fine."
+    guarded = "I paid 20 dollars. It broke. They refused a refund. Never again. Avoid."
+    for c in range(150):
+        for op, text in ((ShuffleSentences(), equal), (Protect(ShuffleSentences(.7), ["number"]), guarded)):
+            out, edits = op([text], copy=c)[0], op.trace([text], copy=c)[0]
+            assert apply(text, edits) == out and sorted(out.split()) == sorted(text.split())
+    assert len({Protect(ShuffleSentences(.7), ["number"])([guarded], copy=c)[0] for c in range(60)}) > 5
+    assert all(o.startswith("I paid 20 dollars.") for o in Protect(ShuffleSentences(.7), ["number"])([guarded] * 40, ids=range(40)))
+
+
+def test_japanese_is_left_alone_and_scripts_are_not_glued():
+    pytest.importorskip("jieba")
+    zh = Lexicon({"大学": ["高校"], "good": ["fine"]}, language="zh")
+    text = "東京大学の学生は映画館へ行きました"
+    assert SynonymReplace(1., zh)([text, "大学生活很好"]) == [text, SynonymReplace(1., zh)(["大学生活很好"])[0]]
+    assert SynonymReplace(1., zh)(["我在大学"]) == ["我在高校"] and Insert(1., zh)([text]) == [text]
+    for c in range(30):
+        out = Insert(.4, {"good": ["fine"]})(["good 电影院"], copy=c)[0]
+        assert "fine电" not in out and "院fine" not in out, out
+
+
+@pytest.mark.parametrize("make, match", [(lambda: EDA("0.1"), "EDA: alpha"), (lambda: EDA(10), "EDA: alpha=10"), (lambda: EDA.for_size("500"), "number of training rows"), (lambda: Insert(.1, {"a b": ["c"]}, least=-1), "least=-1"),
+                                         (lambda: SynonymReplace(.1, {"big": ["large"]}, least=2.5), "least=2.5"), (lambda: AEDA(marks=[".", "!"]), "strings of single marks")])
+def test_errors_name_the_field(make, match):
+    with pytest.raises((TypeError, ValueError), match=match):
+        make()
+
+
+def test_an_integer_alpha_is_the_same_transform():
+    assert EDA(1, LEX) == EDA(1., LEX) and EDA(1, LEX).fingerprint == EDA(1., LEX).fingerprint

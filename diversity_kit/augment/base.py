@@ -264,7 +264,8 @@ class Plan(NamedTuple):
             return self
         partner = None
         if self.partner is not None:
-            keep = keep & np.where(self.partner < 0, True, keep[self.partner])
+            while (less := keep & ((self.partner < 0) | keep[self.partner])).sum() < keep.sum():   # around a whole cycle
+                keep = less
             old = self.partner[keep]
             partner = np.where(old < 0, -1, (np.cumsum(keep) - 1)[old])
         return Plan(self.start[keep], self.end[keep], [a for a, k in zip(self.after, keep.tolist()) if k], partner)
@@ -302,9 +303,10 @@ class Words:
     def _segment(self, segment: str) -> None:
         if segment != "jieba":
             raise ValueError(f"segment={segment!r}: it is None (every ideograph is a word) or 'jieba' (words of Chinese)")
-        wide = (self.kind[self.start] == _CJK) & ~_is_kana(self.joined, self.start, self.kind)
+        wide = self.kind[self.start] == _CJK
         if not wide.any():
             return
+        wide &= ~self.japanese[np.searchsorted(self.offset, self.start, "right") - 1]
         cut, keep = _jieba(), np.ones(len(self.start), bool)
         inner = np.flatnonzero(wide[1:] & wide[:-1] & (self.start[1:] == self.end[:-1])) + 1   # words that follow an ideograph directly
         if not len(inner):
@@ -316,6 +318,12 @@ class Words:
             keep[a:b + 1] = np.isin(self.start[a:b + 1], begin + np.cumsum(sizes) - sizes)
         keep = np.append(keep, True)
         self.start, self.end = self.start[keep[:-1]], self.end[keep[1:]]
+
+    @functools.cached_property
+    def japanese(self) -> np.ndarray:
+        "(N,): which texts hold kana: no Chinese dictionary helps there."
+        kana = self.start[_is_kana(self.joined, self.start, self.kind)] if not self.joined.isascii() else self.start[:0]
+        return np.bincount(np.searchsorted(self.offset, kana, "right") - 1, minlength=len(self.texts)) > 0
 
     @functools.cached_property
     def row(self) -> np.ndarray:
@@ -503,6 +511,9 @@ def _write(words: Words, plan: Plan, op: str, trace: bool) -> tuple[list[str], l
     if trace:
         before = [words.joined[a:b] for a, b in zip(start.tolist(), end.tolist())]
         keep = np.array([a != b for a, b in zip(before, after)], bool)
+        if partner is not None:                                            # equal words in a cycle that moves others stay edits
+            while (more := keep | ((partner >= 0) & keep[partner])).sum() > keep.sum():
+                keep = more
         if not keep.all():                                                 # "the" swapped with "the" is no edit
             return _write(words, plan.take(keep), op, trace)
     delta = np.fromiter(map(len, after), np.int64, len(after)) - (end - start)
@@ -621,6 +632,9 @@ class Transform:
             if not 0 <= value <= 1:
                 raise ValueError(f"{type(self).__name__}: {name}={value} must lie between 0 and 1 (a share, not a percentage)")
             object.__setattr__(self, name, float(value))
+        least = getattr(self, "least", 0)
+        if isinstance(least, bool) or not isinstance(least, (int, np.integer)) or least < 0:
+            raise ValueError(f"{type(self).__name__}: least={least!r} must be an integer >= 0")
         if (skip := getattr(self, "skip", None)) is not None:
             if isinstance(skip, str) or not all(isinstance(v, str) for v in skip):
                 raise TypeError(f"{type(self).__name__}: skip={skip!r} must be a collection of words")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .base import Delete, Draws, Plan, Swap, Transform, Words, _Many, stochastic_round
-from .lexicon import Lexical, Lexicon, SynonymReplace
+from .lexicon import _IDEOGRAPH, Lexical, Lexicon, SynonymReplace
 
 # %% auto #0
 __all__ = ['Insert', 'AEDA', 'WordDropout', 'SpanCutoff', 'ShuffleSentences', 'EDA']
@@ -24,7 +24,7 @@ class Insert(Lexical):
     """Insert synonyms of random words at random places (EDA's random insertion). `rate`: expected number of insertions over the number of words (44.1).
 
     lexicon: a `Lexicon`, a mapping, or None: WordNet, and Cilin for Chinese text. `least`: at least so many insertions (EDA: 1). A text
-    without any word that has a synonym stays. Meant to keep a label of the whole text. Source: Wei & Zou 2019, section 2; S1 §1.2."""
+    without any word that has a synonym stays. What stands around the place is left alone: no article is put right. Meant to keep a label of the whole text. Source: Wei & Zou 2019, section 2; S1 §1.2."""
     rate: float = .1
     lexicon: Lexicon | Mapping | None = None
     least: int = 0
@@ -41,7 +41,8 @@ class Insert(Lexical):
         last = place == words.count[row]
         beside = words.first[row] + place - last
         new = lexicon.draw(found.entry[source], draws.edit(row, 2))
-        after = [g + w if at_end else w + g for w, g, at_end in zip(new, words.gaps(beside), last.tolist())]
+        gaps = [" " if g or not _IDEOGRAPH.search(w) else "" for w, g in zip(new, words.gaps(beside))]   # English is not glued to Chinese
+        after = [g + w if at_end else w + g for w, g, at_end in zip(new, gaps, last.tolist())]
         start = np.where(last, words.end[beside], words.start[beside])
         order = np.argsort(start, kind="stable")
         return Plan(start[order], start[order], [after[i] for i in order.tolist()])
@@ -51,15 +52,18 @@ class Insert(Lexical):
 class AEDA(Transform):
     """Insert punctuation marks before random words. `rate`: expected number of marks over the number of words, spread as in (44.2).
 
-    Keeps every word and their order. Source: Karimi, Rossi and Prati, "AEDA: an easier data augmentation technique for text classification",
+    Keeps every word and their order. `segment`: "jieba" for Chinese words; without it every ideograph counts as a word. Source: Karimi, Rossi and Prati, "AEDA: an easier data augmentation technique for text classification",
     Findings of EMNLP 2021 (there: 1 to n/3 marks)."""
     rate: float = 1 / 6
     marks: str = ".;?:!,"
     wide: str = "。；？：！，"
+    segment: str | None = None
     preserves = frozenset({"label"})
 
     def __post_init__(self):
         super().__post_init__()
+        if not (isinstance(self.marks, str) and isinstance(self.wide, str)):
+            raise TypeError("AEDA: marks and wide are strings of single marks")
         if not self.marks or not self.wide:
             raise ValueError("AEDA needs at least one mark for spaced scripts (marks) and one for Chinese and Japanese (wide)")
 
@@ -127,6 +131,8 @@ _SENTENCE = re.compile(r"""[^\s](?:[^.!?。！？\n]|[.!?](?![.!?。！？]*["'�
 class ShuffleSentences(Transform):
     """Move random sentences, each to the place of the next one drawn. `rate`: expected share that moves. Texts of one sentence stay.
 
+    The sentences drawn form one cycle, so at rate 1 all move; a sentence under `Protect` stops its whole cycle.
+
     A sentence ends at . ! ? before a space or a line's end, or at 。！？; abbreviations ("Dr. Who") are cut too. Keeps a label of the whole
     text, not one that depends on the order of the argument."""
     rate: float = 1.
@@ -158,20 +164,24 @@ class EDA(Lexical, _Many):
 
     def __post_init__(self):
         super().__post_init__()
-        _ = self.transforms                                                # checks alpha and the lexicon now, not at the first call
+        if isinstance(self.alpha, bool) or not isinstance(self.alpha, (int, float, np.integer, np.floating)):
+            raise TypeError(f"EDA: alpha is a {type(self.alpha).__name__}; it must be a number from 0 to 1")
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"EDA: alpha={self.alpha} must lie between 0 and 1")
+        object.__setattr__(self, "alpha", float(self.alpha))
 
     @functools.cached_property
     def transforms(self) -> tuple[Transform, ...]:
         return (SynonymReplace(self.alpha, self.lexicon, least=1), Insert(self.alpha, self.lexicon, least=1),
-                Swap(min(1., 2 * self.alpha), segment="jieba", least=1), Delete(self.alpha, segment="jieba"))
+                Swap(min(1., 2 * self.alpha), segment=self.segment, least=1), Delete(self.alpha, segment=self.segment))
 
     @staticmethod
     def for_size(n: int) -> tuple[EDA, int]:
         """(transform, copies) for n training rows: the table of Wei & Zou 2019, section 4; between its sizes the next larger one.
 
         Raises ValueError if n is not positive."""
-        if n < 1:
-            raise ValueError(f"EDA.for_size: n={n} training rows")
+        if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+            raise ValueError(f"EDA.for_size: n={n!r} must be a number of training rows, at least 1")
         return (EDA(.05), 16) if n <= 500 else (EDA(.05), 8) if n <= 2000 else (EDA(.1), 4)
 
     def _uses(self, draws: Draws) -> np.ndarray:

@@ -125,6 +125,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'diversity_kit/augment/base.py'),
                                             'diversity_kit.augment.base.Words.index': ( 'augment/base.html#words.index',
                                                                                         'diversity_kit/augment/base.py'),
+                                            'diversity_kit.augment.base.Words.japanese': ( 'augment/base.html#words.japanese',
+                                                                                           'diversity_kit/augment/base.py'),
                                             'diversity_kit.augment.base.Words.move': ( 'augment/base.html#words.move',
                                                                                        'diversity_kit/augment/base.py'),
                                             'diversity_kit.augment.base.Words.remove': ( 'augment/base.html#words.remove',

@@ -184,14 +184,15 @@ def _is_kana(joined: str, start: np.ndarray, kind: np.ndarray) -> np.ndarray:
 
 
 @functools.lru_cache(1)
-def _jieba() -> Callable[[str], list[str]]:
+def _jieba() -> Callable[[str], tuple[int, ...]]:
+    "A function from a run of Chinese characters to the lengths of its words; the copies of a text ask for the same runs again."
     try:
         import jieba
     except ModuleNotFoundError:
         raise ModuleNotFoundError("segment='jieba' needs jieba: pip install 'diversity_kit[zh]', or segment=None for single characters") from None
     jieba.setLogLevel(60)
     jieba.initialize()
-    return jieba.lcut
+    return functools.lru_cache(1 << 14)(lambda run: tuple(map(len, jieba.lcut(run))))
 
 
 _BASE, _INVERSE = 0x9E3779B97F4A7C15 | 1, pow(0x9E3779B97F4A7C15 | 1, -1, 1 << 64)
@@ -311,11 +312,13 @@ class Words:
         inner = np.flatnonzero(wide[1:] & wide[:-1] & (self.start[1:] == self.end[:-1])) + 1   # words that follow an ideograph directly
         if not len(inner):
             return
-        keep[inner] = False
-        breaks = np.flatnonzero(np.diff(inner, prepend=-2) > 1)
-        for a, b in zip((inner[breaks] - 1).tolist(), np.append(inner[breaks[1:] - 1], inner[-1]).tolist()):
-            begin, sizes = self.start[a], np.fromiter(map(len, cut(self.joined[self.start[a]:self.end[b]])), np.int64)
-            keep[a:b + 1] = np.isin(self.start[a:b + 1], begin + np.cumsum(sizes) - sizes)
+        breaks, begins = np.flatnonzero(np.diff(inner, prepend=-2) > 1), np.zeros(len(self.joined) + 1, bool)
+        begin, stop = self.start[inner[breaks] - 1], self.end[np.append(inner[breaks[1:] - 1], inner[-1])]
+        for a, b in zip(begin.tolist(), stop.tolist()):
+            for size in cut(self.joined[a:b]):
+                begins[a] = True
+                a += size
+        keep[inner] = begins[self.start[inner]]
         keep = np.append(keep, True)
         self.start, self.end = self.start[keep[:-1]], self.end[keep[1:]]
 

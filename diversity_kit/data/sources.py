@@ -1422,3 +1422,18 @@ cards.add(DataCard(
     "Chinese characters (char-similar)", False, ("compiled from several public lists, which its README names without saying what came from where",),
     (Archive("char-similar", "char_similar-0.0.2-py2.py3-none-any.whl", "18d25caff0cd430bb142277320df5061e1997165b1cb8f47bfdc4b5d2ec09adc", 777802,
              files={"char_similar/data/char_order.dict": "strokes.json", "char_similar/data/char_fourangle.dict": "corners.json"}),)))
+
+# %% ../../nbs/data/31_sources.ipynb #cards_parallel
+# cards: parallel
+
+# %% ../../nbs/data/31_sources.ipynb #cards_styles
+# cards: styles
+
+# %% ../../nbs/data/31_sources.ipynb #cards_ratings
+# cards: ratings
+
+# %% ../../nbs/data/31_sources.ipynb #cards_reviews
+# cards: reviews
+
+# %% ../../nbs/data/31_sources.ipynb #cards_messy
+# cards: messy

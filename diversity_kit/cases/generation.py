@@ -320,17 +320,17 @@ def schedule(sizes: Sequence[int], p: Sequence[float], total: int, seed: int) ->
 def pack(rows: Sequence[np.ndarray], head: int, end: int, length: int) -> np.ndarray:
     """Rows as blocks (n, length), int32: each row stands as `head` row `end`; a block begins with a row's head, and a row that the block's end cuts off begins the next block again.
 
-    So no token lacks its control token, and none is padding; a source too short for one block is repeated to fill it. Raises ValueError for no rows or only empty ones, or a length below 3."""
+    So no token lacks its control token, and none is padding; a row longer than a block goes on in the next one, after its head; a source too short for one block is repeated to fill it. Raises ValueError for no rows or only empty ones, or a length below 3."""
     rows = [r for r in rows if len(r)]
     if not rows or length < 3:
         raise ValueError("nothing to pack: the rows are empty" if length >= 3 else f"length={length}: a block holds at least a head, a token and an end")
-    stream = np.concatenate([np.concatenate([[head], r, [end]]) for r in rows]).astype(np.int32)
-    starts = np.cumsum([0, *(len(r) + 2 for r in rows)])
-    stream, at, begins = np.resize(stream, len(stream) + length), 0, []
-    while at < starts[-1]:
-        begins.append(at)
-        following = starts[np.searchsorted(starts, at + length, side="right") - 1]
-        at = following if following > at else at + length                # a row longer than a block
+    room = length - 2
+    parts = [np.concatenate([[head], r[k:k + room], [end] * (k + room >= len(r))]) for r in rows for k in range(0, len(r), room)]
+    starts, stream = np.cumsum([0, *map(len, parts)]), np.concatenate(parts)
+    begins = [0]
+    while (following := starts[np.searchsorted(starts, begins[-1] + length, side="right") - 1]) < starts[-1]:
+        begins.append(following)
+    stream = np.resize(stream, len(stream) + length).astype(np.int32)
     return stream[np.asarray(begins)[:, None] + np.arange(length)]
 
 # %% ../../nbs/cases/83_generation.ipynb #gn_arms

@@ -91,32 +91,18 @@ def test_corpus_table(c):
     assert table.loc["note", "test kB"] == sum(len(t.encode()) for t in c.texts["note"]["test"]) / 1e3
 
 
-def test_shares_have_their_limits_and_a_hand_worked_case():
-    n = [400.0, 100.0, 1.0]
-    assert np.allclose(case.shares(n, 1), np.array(n) / 501) and np.allclose(case.shares(n, 1e9), 1 / 3)
-    assert np.allclose(case.shares([4, 1], 2), [2 / 3, 1 / 3])
-    assert np.allclose(case.shares([1, 10, 100], unimax=4, budget=60), np.array([4, 28, 28]) / 60)
-    assert np.allclose(case.shares([10, 10], unimax=1, budget=1e9), 0.5)
-    assert case.shares([1e300, 1e-300], 1).sum() == 1
-
-
-@pytest.mark.parametrize("sizes, how, message", [([], {"temperature": 1}, "positive and finite"), ([1, 0], {"temperature": 1}, "positive and finite"), ([1, math.nan], {"temperature": 1}, "positive and finite"), ([1, -2], {"temperature": 1}, "positive and finite"),
-                                                 ([1, 2], {"temperature": 0}, "temperature must be positive"), ([1, 2], {"temperature": -1}, "temperature must be positive"), ([1, 2], {}, "one of them"), ([1, 2], {"temperature": 1, "unimax": 1}, "one of them"),
-                                                 ([1, 2], {"unimax": 2}, "positive budget"), ([1, 2], {"unimax": 0, "budget": 5}, "positive cap")])
-def test_bad_shares(sizes, how, message):
-    with pytest.raises(ValueError, match=message):
-        case.shares(sizes, **how)
-
-
-def test_schedule_passes_over_each_source_before_it_repeats():
-    order = case.schedule([5, 50], [0.5, 0.5], 4000, seed=3)
+def test_reading_order_passes_over_each_source_before_it_repeats():
+    order = case.reading_order([5, 50], [0.5, 0.5], 4000, seed=3)
     small, large = order[order < 5], order[order >= 5]
-    assert abs(len(small) - 2000) < 4 * math.sqrt(1000)
+    assert abs(len(small) - 2000) <= 2
     for part, n, first in ((small, 5, 0), (large, 50, 5)):
         for k in range(len(part) // n):
             assert sorted(part[k * n:(k + 1) * n]) == list(range(first, first + n))
-    assert np.array_equal(order, case.schedule([5, 50], [0.5, 0.5], 4000, 3)) and not np.array_equal(order, case.schedule([5, 50], [0.5, 0.5], 4000, 4))
-    assert (case.schedule([5, 50], [0.0, 1.0], 100, 0) >= 5).all()
+    assert np.array_equal(order, case.reading_order([5, 50], [0.5, 0.5], 4000, 3)) and not np.array_equal(order, case.reading_order([5, 50], [0.5, 0.5], 4000, 4))
+    assert (case.reading_order([5, 50], [0.0, 1.0], 100, 0) >= 5).all()
+    for sizes, p in (([5, 0], [0.5, 0.5]), ([5, 5], [1.0])):
+        with pytest.raises(ValueError, match="every source needs a block and a share"):
+            case.reading_order(sizes, p, 10, 0)
 
 
 def test_pack_keeps_every_row_whole_behind_its_tag():
@@ -329,7 +315,7 @@ def test_the_judge_knows_the_styles():
 def test_a_trial_gives_finite_numbers_and_repeats_itself(c, model):
     out = case.trial({**C, "model": model}, 0)
     assert all(map(math.isfinite, out.values())) and out["bits"] == pytest.approx(np.mean([out[f"bits {s}"] for s in c.styles])) and out["worst"] == max(out[f"bits {s}"] for s in c.styles)
-    assert 0 <= out["style"] <= 100 and 0 < out["distinct_2"] <= 100 and 0 <= out["ended"] <= 100
+    assert 0 <= out["self_bleu"] <= 100 and 1 <= out["vendi"] <= C["samples"] + 1e-9 and 0 <= out["style"] <= 100 and 0 < out["distinct_2"] <= 100 and 0 <= out["ended"] <= 100
     again = case.trial({**C, "model": model}, 0)
     assert {k: v for k, v in out.items() if k != "tokens_per_s"} == {k: v for k, v in again.items() if k != "tokens_per_s"}
     assert set(case.trial({**C, "model": model, "arm": "single", "samples": 0}, 0)) >= {"bits", "bits note"}
@@ -363,9 +349,9 @@ def test_repetition_rows(c):
 
 
 def test_many_copies_are_extracted_and_single_rows_less(c):
-    config = {**C, "style": "letter", "planted": 5, "span": 6, "rows_around": 100}
+    config = {**C, "style": "notice", "planted": 5, "span": 8, "rows_around": 100}
     many, once = (case.duplication_trial({**config, "arm": a}, 0) for a in ("duplicated", "deduplicated"))
-    assert many["extracted 64"] == 100 >= once["extracted 64"] and all(0 <= v <= 100 for k, v in {**many, **once}.items() if k.startswith("extracted"))
+    assert many["extracted 64"] > once["extracted 64"] and all(0 <= v <= 100 for k, v in {**many, **once}.items() if k.startswith("extracted"))
     for change, message in (({"arm": "twice"}, "unknown arm"), ({"arm": "duplicated", "planted": 10**4}, "plant fewer")):
         with pytest.raises(ValueError, match=message):
             case.duplication_trial({**config, **change}, 0)

@@ -20,12 +20,14 @@ from torch import nn
 
 from .. import kit
 from ..augment.base import Swap
+from ..data.diversity import ngram_features, self_bleu, vendi
 from ..data.sources import available, load
+from ..fusion.mixture import Schedule, Source, temperature_shares, unimax_shares
 
 # %% auto #0
 __all__ = ['END', 'ANY', 'ARMS', 'DOUBLED', 'TEMPERATURE', 'CAP', 'MORE_REAL', 'MODELS', 'DISCOUNTS', 'COPIES', 'pieces',
            'toy_style', 'style_rows', 'train_bpe', 'encode', 'tag', 'Corpus', 'corpus', 'gpt2', 'Run', 'fit', 'row_nll',
-           'bits_per_byte', 'scores', 'shares', 'schedule', 'pack', 'transform', 'shuffled', 'sample_rows', 'world',
+           'bits_per_byte', 'scores', 'reading_order', 'pack', 'transform', 'shuffled', 'sample_rows', 'world',
            'training_rows', 'blocks', 'NGram', 'complete', 'write', 'control_tokens', 'longest_copied',
            'style_classifier', 'style_accuracy', 'trained', 'trial', 'judged', 'arms', 'repetition_law',
            'effective_data', 'repetition_rows', 'repetition_trial', 'duplication_trial', 'gaussian_chain',
@@ -282,39 +284,15 @@ def scores(model, c: Corpus, split: str, plain: bool = False, styles: Sequence[s
     end, nats = tag(c.tokenizer, "end"), getattr(model, "row_nll", functools.partial(row_nll, model))
     return {s: bits_per_byte(nats(c.rows[s][split], tag(c.tokenizer, "any" if plain else s), end), c.texts[s][split]) for s in styles or c.styles}
 
-# %% ../../nbs/cases/83_generation.ipynb #gn_shares
-def shares(sizes: Sequence[float], temperature: float | None = None, unimax: float | None = None, budget: float | None = None) -> np.ndarray:
-    """Sampling probabilities of the sources: equation (2) for a `temperature` (1: proportional, inf: uniform), or UniMax: `budget` tokens spread evenly, no source more than `unimax` times, equation (3).
+# %% ../../nbs/cases/83_generation.ipynb #gn_order
+def reading_order(sizes: Sequence[int], p: Sequence[float], total: int, seed: int) -> np.ndarray:
+    """Numbers of the `total` blocks that training reads, one source's blocks numbered after the other's: fusion.mixture's schedule with shares p. Each source passes by in shuffled order, again and again.
 
-    sizes: (S,) tokens. Raises ValueError for sizes or parameters that are not positive."""
-    n = np.asarray(sizes, float)
-    if n.ndim != 1 or not len(n) or not np.isfinite(n).all() or (n <= 0).any():
-        raise ValueError(f"sizes must be positive and finite, one for each source; got {list(sizes)}")
-    if (temperature is None) == (unimax is None):
-        raise ValueError("give a temperature or a unimax cap, one of them")
-    if temperature is not None:
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
-        p = (n / n.max()) ** (1 / temperature)
-        return p / p.sum()
-    if not unimax > 0 or not budget or budget <= 0:
-        raise ValueError(f"UniMax needs a positive cap and a positive budget, got {unimax} and {budget}")
-    take, left = np.zeros(len(n)), float(budget)
-    for k, j in enumerate(np.argsort(n)):
-        take[j] = min(left / (len(n) - k), unimax * n[j])
-        left -= take[j]
-    return take / take.sum()
-
-
-def schedule(sizes: Sequence[int], p: Sequence[float], total: int, seed: int) -> np.ndarray:
-    "`total` numbers of blocks: the source of each is drawn with probabilities p, its blocks pass by in shuffled order, again and again. sizes: blocks of each source, numbered one source after the other."
-    rng = np.random.default_rng([seed, 5])
-    source, first = rng.choice(len(p), total, p=np.asarray(p, float)), np.cumsum([0, *sizes])
-    out = np.empty(total, np.int64)
-    for s, n in enumerate(sizes):
-        at = np.flatnonzero(source == s)
-        out[at] = first[s] + np.concatenate([np.empty(0, np.int64), *(rng.permutation(n) for _ in range(-(-len(at) // n)))])[:len(at)]
-    return out
+    Raises ValueError if there are fewer shares than sources, or a source without blocks."""
+    if len(sizes) != len(p) or min(sizes) < 1:
+        raise ValueError(f"{len(sizes)} sources of {list(sizes)} blocks, {len(p)} shares: every source needs a block and a share")
+    kind, row, _ = Schedule([Source(range(n)) for n in sizes], lambda step: np.asarray(p, float), seed, total)(0, total)
+    return np.cumsum([0, *sizes])[kind] + row
 
 # %% ../../nbs/cases/83_generation.ipynb #gn_pack
 def pack(rows: Sequence[np.ndarray], head: int, end: int, length: int) -> np.ndarray:
@@ -411,10 +389,10 @@ def blocks(config: dict, seed: int) -> tuple[np.ndarray, np.ndarray]:
         size[-1] /= 1 + (config["copies"] if arm in DOUBLED else MORE_REAL)
     total = config["steps"] * config["batch"]
     if arm == "unimax":
-        p = shares(size, unimax=config.get("cap", CAP), budget=total * config["length"])
+        p, _ = unimax_shares(size, total * config["length"], config.get("cap", CAP))
     else:
-        p = shares(size, config.get("temperature", TEMPERATURE) if arm in ("temperature", "more_real", *DOUBLED) else 1.0)
-    return np.concatenate(parts), schedule([len(x) for x in parts], p, total, seed)
+        p = temperature_shares(size, config.get("temperature", TEMPERATURE) if arm in ("temperature", "more_real", *DOUBLED) else 1.0)
+    return np.concatenate(parts), reading_order([len(x) for x in parts], p, total, seed)
 
 # %% ../../nbs/cases/83_generation.ipynb #gn_ngram
 class NGram:
@@ -631,16 +609,19 @@ def trial(config: dict, seed: int) -> dict[str, float]:
 
 
 def judged(config: dict, rows: Mapping[str, Sequence[np.ndarray]], training: Sequence[np.ndarray]) -> dict[str, float]:
-    """What generated token rows are like: 'style' (% that the judge puts into the style asked for), 'copied' (mean length of the longest n-gram that stands in `training`, tokens), 'distinct_2' (distinct token bigrams over all, %), 'ended' (% that ended before the limit).
+    """What generated token rows are like: 'style' (% that the judge puts into the style asked for), 'copied' (mean length of the longest n-gram that stands in `training`, tokens), 'distinct_2' (distinct token bigrams over all, %), 'self_bleu' (%) and 'vendi' (effective number of texts under word n-grams), both within a style and then averaged, 'ended' (% that ended before the limit).
 
     rows: {style asked for: token rows}."""
     c, judge = world(config), style_classifier(config)
     texts = {s: c.tokenizer.batch_decode([r.tolist() for r in x]) for s, x in rows.items()}
+    said = [[t for t in x if any(map(str.isalnum, t))] or ["none"] for x in texts.values()]
     pairs = [np.stack([r[:-1], r[1:]], 1) for x in rows.values() for r in x if len(r) > 1]
     pairs = np.concatenate(pairs) if pairs else np.zeros((1, 2), int)
     return {"style": 100 * float(np.mean([np.mean(judge.predict(t) == s) for s, t in texts.items()])),
             "copied": float(longest_copied([r for x in rows.values() for r in x], training).mean()),
-            "distinct_2": 100 * len(np.unique(pairs, axis=0)) / len(pairs), "ended": 100 * float(np.mean([len(r) < config["new"] for x in rows.values() for r in x]))}
+            "distinct_2": 100 * len(np.unique(pairs, axis=0)) / len(pairs),
+            "self_bleu": 100 * float(np.mean([self_bleu(x) if len(x) > 1 else 1.0 for x in said])), "vendi": float(np.mean([vendi(ngram_features(x)) for x in said])),
+            "ended": 100 * float(np.mean([len(r) < config["new"] for x in rows.values() for r in x]))}
 
 
 def arms(**config) -> dict[str, dict]:
@@ -690,7 +671,7 @@ def repetition_trial(config: dict, seed: int) -> dict[str, float]:
     rows = repetition_rows(config, seed)
     rng = np.random.default_rng([seed, 8])
     data = pack([rows[i] for i in rng.permutation(len(rows))], tag(c.tokenizer, style), tag(c.tokenizer, "end"), config["length"])
-    model, out = trained(config, seed, data, schedule([len(data)], [1.0], config["steps"] * config["batch"], seed), [style])
+    model, out = trained(config, seed, data, reading_order([len(data)], [1.0], config["steps"] * config["batch"], seed), [style])
     return out | {"bits": scores(model, c, "test", styles=[style])[style]}
 
 # %% ../../nbs/cases/83_generation.ipynb #gn_planted
@@ -716,7 +697,7 @@ def duplication_trial(config: dict, seed: int) -> dict[str, float]:
     head, end = tag(c.tokenizer, style), tag(c.tokenizer, "end")
     make = lambda dup: (lambda r: pack([r[i] for i in rng.permutation(len(r))], head, end, config["length"]))(rows + [r for k, level in zip(COPIES, levels) for r in level * (k if dup else 1)])
     data, steps = make(config["arm"] == "duplicated"), -(-len(make(True)) // config["batch"])
-    model, out = trained(config, seed, data, schedule([len(data)], [1.0], steps * config["batch"], seed), [style])
+    model, out = trained(config, seed, data, reading_order([len(data)], [1.0], steps * config["batch"], seed), [style])
     for k, level in zip(COPIES, levels):
         prompts = np.stack([np.concatenate([[head], r[:span]]) for r in level])
         said = model.complete(prompts, span, end, None) if isinstance(model, NGram) else complete(model, prompts, span, end, control_tokens(c), None)

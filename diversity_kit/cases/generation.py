@@ -25,10 +25,10 @@ from ..data.sources import available, load
 from ..fusion.mixture import Schedule, Source, temperature_shares, unimax_shares
 
 # %% auto #0
-__all__ = ['END', 'ANY', 'ARMS', 'DOUBLED', 'TEMPERATURE', 'CAP', 'MORE_REAL', 'MODELS', 'DISCOUNTS', 'COPIES', 'pieces',
-           'toy_style', 'style_rows', 'train_bpe', 'encode', 'tag', 'Corpus', 'corpus', 'gpt2', 'Run', 'fit', 'row_nll',
-           'bits_per_byte', 'scores', 'reading_order', 'pack', 'transform', 'shuffled', 'sample_rows', 'world',
-           'training_rows', 'blocks', 'NGram', 'complete', 'write', 'control_tokens', 'longest_copied',
+__all__ = ['END', 'ANY', 'ARMS', 'DOUBLED', 'TEMPERATURE', 'CAP', 'MORE_REAL', 'MODELS', 'DISCOUNTS', 'WRITERS', 'COPIES',
+           'pieces', 'toy_style', 'style_rows', 'train_bpe', 'encode', 'tag', 'Corpus', 'corpus', 'gpt2', 'Run', 'fit',
+           'row_nll', 'bits_per_byte', 'scores', 'reading_order', 'pack', 'transform', 'shuffled', 'sample_rows',
+           'world', 'training_rows', 'blocks', 'NGram', 'complete', 'write', 'control_tokens', 'longest_copied',
            'style_classifier', 'style_accuracy', 'trained', 'trial', 'judged', 'arms', 'repetition_law',
            'effective_data', 'repetition_rows', 'repetition_trial', 'duplication_trial', 'gaussian_chain',
            'collapse_trial', 'plain_loop', 'flops_per_token']
@@ -158,6 +158,8 @@ def corpus(specs: tuple[str, ...], limit: int, vocab: int, most: int, held_out: 
         raise ValueError(f"two or more styles with different names are needed, got {', '.join(names)}")
     raw = {n: style_rows(s, limit) for n, s in zip(names, specs)}
     spread = lambda rows, n: rows if len(rows) <= n else tuple(rows[i] for i in np.linspace(0, len(rows) - 1, n).round().astype(int))
+    if kit.profile().name == "gpu":
+        os.environ["TOKENIZERS_PARALLELISM"] = "true"                    # many cores, and no process is forked here
     texts = {n: {"train": spread(r["train"], most), **{p: spread(r[p], held_out) for p in ("validation", "test")}} for n, r in raw.items()}
     tokenizer = train_bpe({n: spread(t["train"], 10_000) for n, t in texts.items()}, vocab)
     return Corpus(tokenizer, texts, {n: {s: encode(tokenizer, rows) for s, rows in t.items()} for n, t in texts.items()})
@@ -198,7 +200,8 @@ def fit(config: dict, data: np.ndarray, order: np.ndarray, heads: Sequence[int],
         raise ValueError(f"{len(order)} blocks are less than one batch of {batch}")
     shape = {k: config[k] for k in ("vocab", "length", "width", "layers", "heads")} | {"dropout": config.get("dropout", 0.0)}
     model, forward = _trainable(json.dumps(shape), str(device), config.get("compiled", "no"))
-    model.load_state_dict(gpt2(**shape, seed=seed).state_dict())
+    with device:
+        model.load_state_dict(gpt2(**shape, seed=seed).state_dict())
     torch.manual_seed(seed)
     x, where = torch.from_numpy(data).to(device).long(), torch.from_numpy(order[: steps * batch].reshape(steps, batch)).to(device)
     y = torch.where(torch.isin(x, torch.tensor(sorted(heads), device=device)), -100, x)
@@ -247,7 +250,7 @@ def fit(config: dict, data: np.ndarray, order: np.ndarray, heads: Sequence[int],
 
 # %% ../../nbs/cases/83_generation.ipynb #gn_bits
 @torch.inference_mode()
-def row_nll(model, rows: Sequence[np.ndarray], head: int, end: int, batch: int = 64) -> np.ndarray:
+def row_nll(model, rows: Sequence[np.ndarray], head: int, end: int, batch: int = 128) -> np.ndarray:
     "Negative log-likelihood (nats) of each row and its end after its control token: (len(rows),). A row longer than the model's context is read in windows."
     device, length = next(model.parameters()).device, model.config.n_positions
     windows, owner = [], []
@@ -504,22 +507,24 @@ def complete(model, prompts: np.ndarray, new: int, end: int, heads: Sequence[int
     ids = torch.from_numpy(np.asarray(prompts, np.int64)).to(device)
     how = dict(do_sample=True, temperature=temperature, top_p=top_p, top_k=0) if seed is not None else dict(do_sample=False)
     plan = GenerationConfig(max_new_tokens=new, eos_token_id=end, pad_token_id=end, suppress_tokens=[int(h) for h in heads], use_cache=True, **how)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device.type == "cuda" else []), torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
         torch.manual_seed(seed or 0)
         out = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=plan)[:, ids.shape[1]:].cpu().numpy()
     return np.pad(out, ((0, 0), (0, new - out.shape[1])), constant_values=end)
 
 
-def write(model, c: Corpus, style: str, n: int, new: int, seed: int | None = 0, plain: bool = False, **how) -> list[np.ndarray]:
-    "`n` texts in a style as token rows without control tokens, at most `new` tokens each; `plain`: asked with <|any|>. Raises KeyError for an unknown style, and what `complete` raises."
-    end, heads = tag(c.tokenizer, "end"), control_tokens(c)
+def write(model, c: Corpus, styles: Sequence[str] | str, n: int, new: int, seed: int | None = 0, plain: bool = False, **how):
+    """`n` texts in each of `styles` (one batch for all) as token rows without control tokens, at most `new` tokens each: {style: rows}, or the rows alone for one style. `plain`: asked with <|any|>.
+
+    Raises KeyError for an unknown style, ValueError for no texts or tokens, and what `complete` raises."""
+    names = [styles] if isinstance(styles, str) else list(styles)
     if n < 1 or new < 1:
         raise ValueError(f"n={n} texts of at most new={new} tokens: both must be at least 1, or decoding has nothing to do")
-    head = tag(c.tokenizer, style)                                           # an unknown style raises, also where it is not told to the model
-    prompts = np.full((n, 1), tag(c.tokenizer, "any") if plain else head)
-    seed = None if seed is None else seed * 1009 + head                      # other draws for other styles
-    out = model.complete(prompts, new, end, seed) if isinstance(model, NGram) else complete(model, prompts, new, end, heads, seed, **how)
-    return [r[: np.argmax(r == end)] if (r == end).any() else r for r in out]
+    end, asked = tag(c.tokenizer, "end"), [tag(c.tokenizer, s) for s in names]                     # an unknown style raises, also where the model is not told
+    prompts = np.repeat([tag(c.tokenizer, "any")] * len(names) if plain else asked, n)[:, None]
+    out = model.complete(prompts, new, end, seed) if isinstance(model, NGram) else complete(model, prompts, new, end, control_tokens(c), seed, **how)
+    rows = [r[: np.argmax(r == end)] if (r == end).any() else r for r in out]
+    return rows if isinstance(styles, str) else {s: rows[k * n:(k + 1) * n] for k, s in enumerate(names)}
 
 
 def control_tokens(c: Corpus) -> list[int]:
@@ -603,7 +608,7 @@ def trial(config: dict, seed: int) -> dict[str, float]:
     bits = scores(model, c, "test", plain, styles)
     out |= {"bits": float(np.mean(list(bits.values()))), "worst": max(bits.values())} | {f"bits {s}": b for s, b in bits.items()}
     if config.get("samples"):
-        texts = {s: write(model, c, s, config["samples"], config["new"], seed, plain) for s in styles}
+        texts = write(model, c, list(styles), config["samples"], config["new"], seed, plain)
         out |= judged(config, texts, [r for rows in training_rows(config | {"arm": "tagged"}, seed).values() for r in rows])
     return out
 
@@ -624,10 +629,13 @@ def judged(config: dict, rows: Mapping[str, Sequence[np.ndarray]], training: Seq
             "ended": 100 * float(np.mean([len(r) < config["new"] for x in rows.values() for r in x]))}
 
 
+WRITERS = ("single", "concat", "untagged", "tagged", "temperature")           # the arms whose samples are judged
+
+
 def arms(**config) -> dict[str, dict]:
-    "Every arm (or those in `only`) of one config, ready for Experiment."
+    "Every arm (or those in `only`) of one config, ready for Experiment; only WRITERS write samples, which cost as much as training."
     only = config.pop("only", ARMS)
-    return {a: {"arm": a, **config} for a in only}
+    return {a: {"arm": a, **config, "samples": config.get("samples", 0) if a in WRITERS else 0} for a in only}
 
 # %% ../../nbs/cases/83_generation.ipynb #gn_repeat
 def repetition_law(params: float, tokens: float, unique: float) -> float:
@@ -730,7 +738,7 @@ def collapse_trial(config: dict, seed: int) -> dict[str, float]:
     for g in range(config["generations"]):
         data = np.concatenate([pack(now[s], tag(c.tokenizer, s), end, config["length"]) for s in c.styles])
         model, keep = NGram(data, config["vocab"], control_tokens(c), 2, 1e-9), round(config["real"] * n)
-        new = {s: write(model, c, s, n, config["new"], seed + 1000 * g) for s in c.styles}
+        new = write(model, c, c.styles, n, config["new"], seed + 1000 * g)
         now = {s: draw(s, keep) + [r for r in new[s] if len(r)][: n - keep] for s in c.styles}
     return {"types": 100 * len({t for x in now.values() for r in x for t in r.tolist()}) / types, "bigrams": 100 * len(pairs(now)) / first}
 

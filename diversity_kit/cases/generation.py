@@ -169,8 +169,10 @@ def gpt2(vocab: int, length: int, width: int, layers: int, heads: int, seed: int
     "GPT-2's architecture (transformers.GPT2LMHeadModel) without its weights: tied embeddings, pre-norm blocks, learned positions. Token numbers 0 and 1 are <|end|> and <|any|>."
     from transformers import GPT2Config, GPT2LMHeadModel
     torch.manual_seed(seed)
-    return GPT2LMHeadModel(GPT2Config(vocab_size=vocab, n_positions=length, n_embd=width, n_layer=layers, n_head=heads, activation_function="gelu_pytorch_tanh", resid_pdrop=dropout, embd_pdrop=dropout,
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=vocab, n_positions=length, n_embd=width, n_layer=layers, n_head=heads, activation_function="gelu_pytorch_tanh", resid_pdrop=dropout, embd_pdrop=dropout,
                                       attn_pdrop=dropout, bos_token_id=0, eos_token_id=0, attn_implementation="sdpa"))
+    model.loss_type = "ForCausalLM"                                      # transformers would warn that it guesses it
+    return model
 
 
 @functools.lru_cache(maxsize=2)
@@ -212,24 +214,27 @@ def fit(config: dict, data: np.ndarray, order: np.ndarray, heads: Sequence[int],
     looks = {math.ceil(steps * (k + 1) / config.get("looks", 1)) for k in range(config.get("looks", 1))} if dev else set()
     best, state, history, paused, mode, settled = math.inf, None, [], 0.0, config.get("compiled", "no"), 0
     sync = torch.cuda.synchronize if gpu else (lambda: None)
+
+    def step_loss(forward, ids, labels):
+        with torch.autocast(device.type, torch.bfloat16, enabled=gpu):
+            return forward(input_ids=ids, labels=labels, use_cache=False).loss
     model.train()
     sync()
     begin = time.perf_counter()
     for step in range(1, steps + 1):
         ids, labels = x[where[step - 1]], y[where[step - 1]]
-        with torch.autocast(device.type, torch.bfloat16, enabled=gpu):
-            try:
-                loss = forward(input_ids=ids, labels=labels, use_cache=False).loss
-            except Exception as e:                                       # torch.compile may fail on a machine; the same step then runs without it
-                if forward is model or step > 1:
-                    raise
-                print(f"torch.compile({mode}) failed ({type(e).__name__}): training goes on without it")
-                forward, mode = model, "no"
-                loss = forward(input_ids=ids, labels=labels, use_cache=False).loss
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        try:
+            step_loss(forward, ids, labels).backward()
+        except Exception as e:                                           # torch.compile may fail on a machine; the same step then runs without it
+            if forward is model or step > 1:
+                raise
+            print(f"torch.compile({mode}) failed ({type(e).__name__}: {str(e)[:200]}): training goes on without it")
+            forward, mode = model, "no"
+            optimizer.zero_grad(set_to_none=True)
+            step_loss(forward, ids, labels).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         rate.step()
         if step == min(10, steps - 1):                                   # what compiling and warming up took is not speed
             sync()
@@ -388,8 +393,9 @@ def blocks(config: dict, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng([seed, 4])
     parts = [pack([r[i] for i in rng.permutation(len(r))], tag(c.tokenizer, "any" if plain else s), end, config["length"]) for s, r in rows.items()]
     size = np.array([sum(map(len, r)) for r in rows.values()], float)
-    if arm in DOUBLED + ("more_real",):
-        size[-1] /= 1 + (config["copies"] if arm in DOUBLED else MORE_REAL)
+    if arm in (*DOUBLED, "more_real"):
+        tail = c.styles[-1]
+        size[-1] = sum(map(len, rows[tail][: len(sample_rows(config | {"arm": "tagged"}, seed)[tail])]))
     total = config["steps"] * config["batch"]
     if arm == "unimax":
         p, _ = unimax_shares(size, total * config["length"], config.get("cap", CAP))

@@ -47,10 +47,10 @@ def _select(cache, encoded, mask, rows: torch.Tensor):
 
 
 @torch.inference_mode()
-def decode(model, input_ids: torch.Tensor, attention_mask: torch.Tensor, max_new: int, keys: np.ndarray | None = None, temperature: float = 1.0, top_k: int = 0) -> Decoded:
+def decode(model, input_ids: torch.Tensor, attention_mask: torch.Tensor, max_new: int, keys: np.ndarray | None = None, temperature: float = 1.0, top_k: int = 0, limits: torch.Tensor | None = None) -> Decoded:
     """Equation (46.2): greedy decoding of a batch with cached keys and values, or with `keys` (B,) uint64 ancestral sampling by the inverse distribution function.
 
-    One uniform number per row and step, drawn from the row's key alone, so a sample does not depend on the batch. Finished rows leave the batch. Never more than `max_new` steps."""
+    One uniform number per row and step, drawn from the row's key alone, so a sample does not depend on the batch. Finished rows leave the batch. Never more than `max_new` steps, for a row never more than its own `limits` (B,)."""
     c, device, size = model.config, input_ids.device, len(input_ids)
     encoded = model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)
     tokens, score = torch.full((size, max_new), c.pad_token_id, device=device), torch.zeros(size, device=device)
@@ -61,12 +61,16 @@ def decode(model, input_ids: torch.Tensor, attention_mask: torch.Tensor, max_new
         step = model(encoder_outputs=encoded, attention_mask=attention_mask, decoder_input_ids=last, past_key_values=cache, use_cache=True)
         cache, logits = step.past_key_values, step.logits[:, -1].float()
         chosen = logits.argmax(-1) if u is None else _draw(logits / temperature, u[t, rows], top_k)
-        done = finished[rows]
+        done = finished[rows] if limits is None else finished[rows] | (limits[rows] <= t)
         chosen = torch.where(done, c.pad_token_id, chosen)
         score[rows] += torch.where(done, 0.0, logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0])
         tokens[rows, t] = chosen
-        done = done | (chosen == c.eos_token_id)
-        finished[rows], last = done, chosen[:, None]
+        ended = chosen == c.eos_token_id
+        done = done | ended
+        finished[rows] |= ended
+        last = chosen[:, None]
+        if limits is not None:
+            done = done | (limits[rows] <= t + 1)
         if t % 4 == 3:                                               # asking how many are left waits for the device: not at every step
             left = (~done).nonzero()[:, 0]
             if not len(left):
@@ -270,11 +274,10 @@ class Seq2Seq:
         rows, out, cut = self.encode(texts), [""] * len(texts), 0
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         budget = self.batch_tokens or (65536 if device.type == "cuda" else 4096)
-        begin = 0
-        while begin < len(order):
-            size = max(1, budget // (self.beams * len(rows[order[min(len(order), begin + 64) - 1]])))
-            part = order[begin:begin + size]
-            begin += size
+        end = len(order)
+        while end:                                                   # the longest first: a batch that fits one card's memory tells at once
+            size = max(1, budget // (self.beams * len(rows[order[end - 1]])))
+            part, end = order[max(0, end - size):end], max(0, end - size)
             ids, mask = pad([rows[i] for i in part], self.tokenizer.pad_token_id, device)
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 got = self._decode(ids, mask, None if keys is None else keys[part])
@@ -287,13 +290,14 @@ class Seq2Seq:
         return out
 
     def _decode(self, ids, mask, keys):
-        most = int(ids.shape[1] * self.grow) + 10
+        limits = (mask.sum(1) * self.grow).long() + 10
+        most = int(limits.max())
         if self.target is not None:                                  # a forced first token: transformers' own loop
             tokens = self.model.generate(input_ids=ids, attention_mask=mask, num_beams=self.beams, do_sample=False, max_new_tokens=most, forced_bos_token_id=tag_id(self.tokenizer, self.target))[:, 1:]
             return Decoded(tokens, (tokens == self.model.config.eos_token_id).any(-1), torch.zeros(len(ids)))
         if self.beams > 1:
             return beam_search(self.model, ids, mask, most, self.beams)
-        return decode(self.model, ids, mask, most, keys if self.sample else None, self.temperature, self.top_k)
+        return decode(self.model, ids, mask, most, keys if self.sample else None, self.temperature, self.top_k, limits)
 
 
 def hub(name: str, source: str | None = None, target: str | None = None, **options) -> Seq2Seq:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import hashlib
 import json
 import math
@@ -24,16 +25,16 @@ from torch.nn import functional as F
 from .. import kit
 from ..augment.base import stream_keys
 from ..augment.translation import Noise, RoundTrip, Seq2Seq, decode, pad, placeholders, tag_id, translate
-from ..data.sources import load
+from ..data.sources import load, normalise
 from ..measure.stats import Effect
 
 # %% auto #0
 __all__ = ['LANGUAGES', 'SPECIAL', 'SMOOTHING', 'CLIP', 'ARMS', 'BUCKETS', 'BEAMS', 'NOISE', 'Pairs', 'faults',
-           'number_placeholders', 'pool', 'train_tokenizer', 'tokenizer', 'encode', 'build', 'token_nll', 'Job',
-           'schedule', 'rate', 'fit', 'fit_many', 'arms', 'job', 'helper', 'translator', 'made', 'synonyms',
+           'number_placeholders', 'pool', 'train_tokenizer', 'tokenizer', 'encode', 'build', 'token_nll', 'attention',
+           'causal', 'split_heads', 'attend', 'leak', 'cross_attention', 'Job', 'schedule', 'rate', 'fit', 'fit_many',
+           'copying', 'arms', 'halves', 'vocabulary', 'job', 'helper', 'translator', 'made', 'synonyms',
            'training_pairs', 'bleu_options', 'scores', 'signatures', 'paired_bootstrap', 'outputs', 'test_pairs',
-           'translated', 'scored', 'trial', 'ahead', 'pieces', 'dictionary', 'by_dictionary', 'by_memory', 'attention',
-           'causal', 'split_heads', 'attend', 'leak', 'cross_attention', 'copying']
+           'translated', 'scored', 'trained', 'trial', 'ahead', 'pieces', 'dictionary', 'by_dictionary', 'by_memory']
 
 # %% ../../nbs/cases/82_translation.ipynb #c82pairs
 LANGUAGES = ("de", "es", "fr", "zh")
@@ -92,20 +93,23 @@ def number_placeholders(source: str, target: str | None = None) -> tuple[str, st
 
 @functools.lru_cache(maxsize=16)
 def pool(data: str, lang: str, words: int = 20) -> dict[str, Pairs]:
-    """The usable pairs (English, `lang`) of a card with at most `words` English words, as {'train', 'validation', 'test'}; placeholders numbered.
+    """The usable pairs (English, `lang`) of a card with at most `words` English words, as {'train', 'validation', 'test'}; placeholders numbered; a training string that this makes equal to a test string is dropped.
 
     Raises ValueError for a language the card does not have; what data.sources.load raises."""
-    out = {}
-    for split, ds in load(data).items():
+    out, taken, splits = {}, set(), load(data)
+    for split in ("test", "validation", "train"):
+        ds = splits[split]
         if lang not in ds.column_names:
             raise ValueError(f"card {data!r} has no language {lang!r}: it has {', '.join(c for c in LANGUAGES if c in ds.column_names)}")
         rows = [(i, s, t) for i, s, t in zip(ds["id"][:], ds["text"][:], ds[lang][:]) if t and len(s.split()) <= words]
         bad = faults([s for _, s, _ in rows], [t for *_, t in rows])
         rows = [(i, *number_placeholders(s, t)) for (i, s, t), b in zip(rows, bad) if not b]
+        rows = [r for r in rows if normalise(r[1]) not in taken]          # equal now that names are numbers: the training copy goes
+        taken |= {normalise(s) for _, s, _ in rows}
         if not rows:
             raise ValueError(f"card {data!r} has no usable pairs for {lang!r} in its {split} split")
         out[split] = Pairs(*map(tuple, zip(*rows)), lang, split)
-    return out
+    return {k: out[k] for k in ("train", "validation", "test")}
 
 # %% ../../nbs/cases/82_translation.ipynb #c82tok
 SPECIAL = ("<unk>", "<pad>", "</s>", "<BT>", *(f"<2{lang}>" for lang in LANGUAGES), "<2en>")
@@ -142,7 +146,7 @@ def encode(tok, texts: Sequence[str], tag: str = "") -> list[list[int]]:
     return [front + r for r in tok(list(texts))["input_ids"]] if texts else []
 
 # %% ../../nbs/cases/82_translation.ipynb #c82model
-def build(vocabulary: int, width: int = 64, layers: int = 1, heads: int = 4, dropout: float = 0.1, seed: int = 0):
+def build(tokens: int, width: int = 64, layers: int = 1, heads: int = 4, dropout: float = 0.1, seed: int = 0):
     """A Transformer encoder-decoder from a MarianConfig: `layers` on each side, width d, feed-forward 4 d, one embedding table for source, target and output.
 
     Weights start with standard deviation d^-1/2: Marian's default of 0.02 makes a small model's words fainter than its sinusoidal positions. Raises ValueError if heads do not divide the width."""
@@ -150,7 +154,7 @@ def build(vocabulary: int, width: int = 64, layers: int = 1, heads: int = 4, dro
     if width % heads:
         raise ValueError(f"width {width} is not a multiple of {heads} heads")
     side = {f"{s}_{k}": v for s in ("encoder", "decoder") for k, v in {"layers": layers, "attention_heads": heads, "ffn_dim": 4 * width}.items()}
-    config = MarianConfig(vocab_size=vocabulary, decoder_vocab_size=vocabulary, d_model=width, dropout=dropout, attention_dropout=0.0, activation_dropout=0.0, max_position_embeddings=512, scale_embedding=True, activation_function="relu",
+    config = MarianConfig(vocab_size=tokens, decoder_vocab_size=tokens, d_model=width, dropout=dropout, attention_dropout=0.0, activation_dropout=0.0, max_position_embeddings=512, scale_embedding=True, activation_function="relu",
                           pad_token_id=SPECIAL.index("<pad>"), eos_token_id=SPECIAL.index("</s>"), bos_token_id=None, decoder_start_token_id=SPECIAL.index("<pad>"), forced_eos_token_id=None,
                           share_encoder_decoder_embeddings=True, tie_word_embeddings=True, init_std=width**-0.5, **side)
     torch.manual_seed(seed)
@@ -172,6 +176,55 @@ def token_nll(model, ids: torch.Tensor, labels: torch.Tensor, smoothing: float =
     logits = model(encoder_outputs=encoded, attention_mask=cross, decoder_input_ids=shifted, decoder_attention_mask=past, use_cache=False).logits
     return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=c.pad_token_id, label_smoothing=smoothing)
 
+# %% ../../nbs/cases/82_translation.ipynb #c82attention
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    "Equation (82.4): q (..., T, d), k and v (..., S, d), mask (..., T, S) True where a query may look. Returns (values (..., T, d), weights (..., T, S), rows sum to 1)."
+    logits = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -torch.inf)
+    weights = logits.softmax(-1)
+    return weights @ v, weights
+
+
+def causal(size: int, device=None) -> torch.Tensor:
+    "Position t may look at 0 .. t: (size, size) lower triangle."
+    return torch.ones(size, size, dtype=torch.bool, device=device).tril()
+
+
+def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    "(B, T, d) -> (B, heads, T, d / heads)."
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
+
+
+def attend(layer, x: torch.Tensor, memory: torch.Tensor, heads: int, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """One attention block: queries from x (B, T, d), keys and values from memory (B, S, d). memory = x is self-attention, memory = the encoder's output is cross-attention.
+
+    layer: anything with q_proj, k_proj, v_proj, out_proj. Returns (B, T, d) and the weights (B, heads, T, S)."""
+    q, k, v = (split_heads(f(y), heads) for f, y in ((layer.q_proj, x), (layer.k_proj, memory), (layer.v_proj, memory)))
+    values, weights = attention(q, k, v, mask)
+    return layer.out_proj(values.transpose(1, 2).flatten(2)), weights
+
+
+@torch.no_grad()
+def leak(model, ids: torch.Tensor, labels: torch.Tensor, at: int) -> float:
+    "Largest change of the logits *before* position `at` when the target tokens from `at` on are replaced: 0 for a causal decoder."
+    other = labels.clone()
+    other[:, at:] = (labels[:, at:] + 1) % model.config.vocab_size
+    run = lambda y: model(input_ids=ids, attention_mask=(ids != model.config.pad_token_id).long(), decoder_input_ids=y, decoder_attention_mask=torch.ones_like(y), use_cache=False).logits[:, :at]
+    return float((run(labels) - run(other)).abs().max())
+
+
+@torch.no_grad()
+def cross_attention(model, tok, source: str, target: str, tag: str = "") -> tuple[np.ndarray, list[str], list[str]]:
+    "Weights (T, S) of the last decoder layer, mean over heads, for a pair; with the tokens of both sides."
+    ids, labels = (torch.tensor(encode(tok, [t], g), device=model.device) for t, g in ((source, tag), (target, "")))
+    shifted = torch.cat([torch.full_like(labels[:, :1], model.config.decoder_start_token_id), labels[:, :-1]], 1)
+    eager = copy.deepcopy(model).float()
+    eager.set_attn_implementation("eager")
+    weights = eager(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=shifted, use_cache=False, output_attentions=True).cross_attentions[-1][0].mean(0)
+    names = lambda row: [t.replace("▁", " ") for t in tok.convert_ids_to_tokens(row.tolist())]
+    return weights.cpu().numpy(), names(ids[0]), names(labels[0])
+
 # %% ../../nbs/cases/82_translation.ipynb #c82fit
 @dataclass(frozen=True)
 class Job:
@@ -185,16 +238,16 @@ class Job:
     seed: int
 
 
-def schedule(sizes: Sequence[int], real: int, steps: int, batch: int, lengths: np.ndarray, seed: int, share: float = 0.5, buckets: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of each of `steps` batches: a share of every batch from the extra rows (real .. M), the rest from the real ones (0 .. real), each read in shuffled passes.
+def schedule(real: int, extra: int, steps: int, batch: int, lengths: np.ndarray, seed: int, share: float = 0.5, buckets: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of each of `steps` batches: a share of every batch from the `extra` rows (real .. real + extra), the rest from the real ones (0 .. real), each read in shuffled passes.
 
     Within blocks of 16 batches rows are sorted by length, so that a batch holds similar lengths and little padding. Returns rows (steps, batch) and widths (steps, 2), rounded up to `buckets` (a captured graph has one shape)."""
-    rng, total, extra = np.random.default_rng([seed, 2]), sum(sizes), sum(sizes) - real
+    rng = np.random.default_rng([seed, 2])
     count = round(share * batch) if extra else 0
     draw = lambda n, need: np.concatenate([rng.permutation(n) for _ in range(math.ceil(need / n))])[:need]
     rows = draw(real, steps * (batch - count)).reshape(steps, -1)
     if count:
-        rows = np.concatenate([rows, real + draw(total - real, steps * count).reshape(steps, -1)], 1)
+        rows = np.concatenate([rows, real + draw(extra, steps * count).reshape(steps, -1)], 1)
     for a in range(0, steps, 16):
         block = rows[a:a + 16].ravel()
         block = block[np.argsort(lengths[block].sum(1) + rng.random(len(block)), kind="stable")]
@@ -264,21 +317,24 @@ class _Captured:
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             start = {k: v.clone() for k, v in self.model.state_dict().items()}
-            for width in sorted(set(job.widths[:, 0].tolist())):
-                for _ in range(2):                                   # warm-up outside the graph: allocations, optimizer state, library handles
-                    self.optimizer.zero_grad(set_to_none=True)
-                    self._one(width)
+            every = sorted(set(job.widths[:, 0].tolist()))
+            for width in every:                                      # warm-up outside the graph: optimizer state, library handles, kernels loaded on first use
+                self.optimizer.zero_grad(set_to_none=True)
+                self._one(width)
             self.model.load_state_dict(start)
             for state in self.optimizer.state.values():
                 for value in state.values():
                     value.zero_()
             self.at.zero_()
-            for width in sorted(set(job.widths[:, 0].tolist())):
+            self.stream.synchronize()
+            for width in every:
                 self.optimizer.zero_grad(set_to_none=True)
-                graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph, stream=self.stream):
+                self.graphs[width] = graph = torch.cuda.CUDAGraph()
+                graph.capture_begin()
+                try:
                     self._one(width)
-                self.graphs[width] = graph
+                finally:
+                    graph.capture_end()
             self.optimizer.zero_grad(set_to_none=True)
 
     def _one(self, width: int):
@@ -303,6 +359,8 @@ def fit_many(jobs: Sequence[Job]) -> list:
     if not jobs or jobs[0].sources.device.type != "cuda":
         return [fit(j) for j in jobs]
     torch.cuda.synchronize()
+    gc.collect()
+    gc.disable()                                                     # a tensor freed by the collector in the middle of a capture would break it
     try:
         runs = [_Captured(j) for j in jobs]
     except RuntimeError as e:                                        # a build of torch or transformers whose step cannot be captured
@@ -310,6 +368,8 @@ def fit_many(jobs: Sequence[Job]) -> list:
         warnings.warn(f"the training step could not be captured as a CUDA graph ({str(e).splitlines()[0]}): trained one by one, several times slower", stacklevel=2)
         torch.cuda.synchronize()
         return [fit(j) for j in jobs]
+    finally:
+        gc.enable()
     torch.cuda.synchronize()
     for t in range(len(jobs[0].plan)):
         for run in runs:
@@ -319,6 +379,24 @@ def fit_many(jobs: Sequence[Job]) -> list:
     for run in runs:
         run.graphs.clear()
     return out
+
+# %% ../../nbs/cases/82_translation.ipynb #c82sorting
+def copying(task: str, symbols: int = 20, length: tuple[int, int] = (3, 8), steps: int = 500, batch: int = 64, width: int = 64, layers: int = 1, lr: float = 3e-3, seed: int = 0) -> dict[str, float]:
+    """Train on random strings to copy or to reverse them: {'exact' (share of 1 000 fresh strings right to the last token, %), 'chance', 'seconds'}. Raises ValueError for another task."""
+    if task not in ("copy", "reverse"):
+        raise ValueError(f"task {task!r}: 'copy' or 'reverse'")
+    rng, first, eos = np.random.default_rng([seed, 9]), len(SPECIAL), SPECIAL.index("</s>")
+    strings = [rng.integers(first, first + symbols, rng.integers(length[0], length[1] + 1)).tolist() for _ in range(steps * batch + 1000)]
+    sources = [s + [eos] for s in strings]
+    targets = [(s if task == "copy" else s[::-1]) + [eos] for s in strings]
+    device, start = kit.device(), time.perf_counter()
+    (x, _), (y, _) = (pad(t, SPECIAL.index("<pad>"), device) for t in (sources, targets))
+    sizes = np.array([[len(s), len(t)] for s, t in zip(sources, targets)])
+    train = steps * batch
+    plan, widths = schedule(train, 0, steps, batch, sizes, seed, buckets=(x.shape[1],) if device.type == "cuda" else ())
+    model, _ = fit_many([Job(x, y, plan, widths, (first + symbols, width, layers, 4, 0.0), lr, seed)])[0]
+    got = decode(model, x[train:], (x[train:] != SPECIAL.index("<pad>")).long(), y.shape[1]).tokens
+    return {"exact": 100 * float((got == y[train:]).all(1).float().mean()), "chance": 100 * symbols ** -float(length[0]), "seconds": time.perf_counter() - start}
 
 # %% ../../nbs/cases/82_translation.ipynb #c82arms
 ARMS = ("base", "copies", "round_trip", "synonyms", "bt", "bt_sampled", "bt_noised", "bt_tagged", "forward", "more_real", "multilingual")
@@ -336,7 +414,7 @@ def arms(only: Sequence[str] = ARMS, **config) -> dict[str, dict]:
     return {arm: {"arm": arm, **config} for arm in only}
 
 
-def _parts(config: dict, seed: int) -> tuple[Pairs, Pairs]:
+def halves(config: dict, seed: int) -> tuple[Pairs, Pairs]:
     "(the N real pairs, the M pairs of which an arm sees one side or, `more_real`, both); they depend on the seed alone, so that arms are paired."
     train, n, m = pool(config["data"], config["lang"], config["words"])["train"], config["n"], config["mono"]
     if n + m > len(train):
@@ -345,21 +423,24 @@ def _parts(config: dict, seed: int) -> tuple[Pairs, Pairs]:
     return train[order[:n]], train[order[n:n + m]]
 
 
-def _tok(config: dict):
+def vocabulary(config: dict):
+    "The tokenizer of an arm's config."
     return tokenizer(config["data"], tuple(config["langs"]), config["vocab"], "subword", config["words"])
 
 
-BUCKETS = (16, 32, 64)
+BUCKETS = (16, 32)
 
 
 def job(config: dict, seed: int, real: tuple[list, list], extra: tuple[list, list] = ((), ())) -> Job:
-    "A training on `real` (token lists of sources and targets) and, half of every batch, `extra`. Pairs longer than the largest bucket are cut."
+    "A training on `real` (token lists of sources and targets) and, half of every batch, `extra`. Pairs longer than the largest bucket are left out (`BUCKETS`, in tokens)."
     device, most = kit.device(), BUCKETS[-1]
-    sources, targets = ([r[:most] for r in (*a, *b)] for a, b in zip(real, extra))
+    fits = lambda part: [(s, t) for s, t in zip(*part) if max(len(s), len(t)) <= most]
+    first, second = fits(real), fits(extra)
+    sources, targets = ([pair[side] for pair in (*first, *second)] for side in (0, 1))
     lengths = np.array([[len(s), len(t)] for s, t in zip(sources, targets)])
-    plan, widths = schedule([len(sources)], len(real[0]), config["steps"], config["batch"], lengths, seed, buckets=BUCKETS if device.type == "cuda" else ())
+    plan, widths = schedule(len(first), len(second), config["steps"], config["batch"], lengths, seed, buckets=BUCKETS if device.type == "cuda" else ())
     table = lambda rows: pad([*rows, [0] * most], SPECIAL.index("<pad>"), device)[0][:-1]            # the last row only sets the width
-    return Job(table(sources), table(targets), plan, widths, (len(_tok(config)), config["width"], config["layers"], 4, config["dropout"]), config["lr"], seed)
+    return Job(table(sources), table(targets), plan, widths, (len(vocabulary(config)), config["width"], config["layers"], 4, config["dropout"]), config["lr"], seed)
 
 
 _SHARED: dict[tuple, object] = {}                                   # trained helpers and made sides of this process: shared by the arms of a seed
@@ -376,7 +457,7 @@ def _ready(model):
 
 def _helper_job(config: dict, seed: int, what: str) -> Job:
     "The job of a helper model on the N real pairs: 'there' (English -> lang) or 'back' (lang -> English)."
-    tok, (real, _) = _tok(config), _parts(config, seed)
+    tok, (real, _) = vocabulary(config), halves(config, seed)
     sides = encode(tok, real.sources), encode(tok, real.targets)
     return job(config, seed + (5000 if what == "back" else 0), sides if what == "there" else sides[::-1])
 
@@ -390,7 +471,7 @@ def helper(config: dict, seed: int, what: str):
 
 
 def translator(config: dict, model, beams: int = 1, sample: bool = False, tag: str = "") -> Seq2Seq:
-    return Seq2Seq(_ready(model), _tok(config), beams=beams, sample=sample, tags=(tag,) if tag else (), name="82", longest=BUCKETS[-1])
+    return Seq2Seq(_ready(model), vocabulary(config), beams=beams, sample=sample, tags=(tag,) if tag else (), name="82", longest=BUCKETS[-1])
 
 
 BEAMS = 4
@@ -401,7 +482,7 @@ def made(config: dict, seed: int, kind: str) -> tuple[str, ...]:
     key = _key(config, seed, f"made {kind}")
     if key not in _SHARED:
         import warnings
-        real, mono = _parts(config, seed)
+        real, mono = halves(config, seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")                          # a weak helper may not find an end: such lines are cut, and kept as any other
             if kind == "forward":
@@ -430,7 +511,7 @@ def synonyms(data: str):
 
 def training_pairs(config: dict, seed: int) -> tuple[tuple[list, list], tuple[list, list]]:
     "((sources, targets) of the real pairs, the same of what the arm adds), as token lists. Raises ValueError for an unknown arm."
-    arm, lang, tok, (real, mono) = config["arm"], config["lang"], _tok(config), _parts(config, seed)
+    arm, lang, tok, (real, mono) = config["arm"], config["lang"], vocabulary(config), halves(config, seed)
     tag = f"<2{lang}>" if arm == "multilingual" else ""
     own = encode(tok, real.sources, tag), encode(tok, real.targets)
     if arm == "base":
@@ -543,16 +624,42 @@ def translated(config: dict, model) -> list[str]:
         return translate(translator(config, model, tag=f"<2{config['lang']}>" if config["arm"] == "multilingual" else ""), test_pairs(config).sources, batch=1 << 20)
 
 
-def scored(config: dict, seed: int, got: Sequence[str]) -> dict[str, float]:
-    "Scores of one trial's test translations, which stay in the cache (`outputs`)."
+def scored(config: dict, seed: int, got: Sequence[str], numbers: dict | None = None) -> dict[str, float]:
+    "Scores of one trial's test translations, which stay in the cache (`outputs`). numbers: its `scores`, if somebody has computed them."
     test = test_pairs(config)
     with kit.whole_file(_outputs_file(config, seed)) as f:
         f.write(json.dumps(list(got), ensure_ascii=False).encode())
     kept = [placeholders(s) == placeholders(g) for s, g in zip(test.sources, got) if placeholders(s)]
-    return scores(got, test.targets, config["lang"]) | {"exact": 100 * float(np.mean([g == t for g, t in zip(got, test.targets)])), "placeholders": 100 * float(np.mean(kept)) if kept else 100.0}
+    numbers = numbers or scores(got, test.targets, config["lang"])
+    return numbers | {"exact": 100 * float(np.mean([g == t for g, t in zip(got, test.targets)])), "placeholders": 100 * float(np.mean(kept)) if kept else 100.0}
 
 
 _DONE: dict[str, dict] = {}
+
+
+def _weights_file(config: dict, seed: int):
+    return _outputs_file(config, seed).with_suffix(".safetensors")
+
+
+def _keep(config: dict, seed: int, model) -> None:
+    "Keep the weights of a model trained on real pairs alone, for `trained`."
+    if config["arm"] == "base" and not config["mono"]:
+        from safetensors.torch import save
+        with kit.whole_file(_weights_file(config, seed)) as f:
+            f.write(save({k: v.detach().cpu().clone() for k, v in model.state_dict().items()}))
+
+
+def trained(config: dict, seed: int):
+    "The model of a `base` trial without monolingual text (mono = 0), from the cache or trained now."
+    from safetensors.torch import load as read
+    model = build(len(vocabulary(config)), config["width"], config["layers"], 4, config["dropout"], seed)
+    try:
+        model.load_state_dict(read(_weights_file(config, seed).read_bytes()))
+        return model.to(kit.device()).eval()
+    except (OSError, RuntimeError):                                  # not there, or of another size
+        model, _ = fit_many([job(config, seed, *training_pairs(config, seed))])[0]
+        _keep(config, seed, model)
+        return model
 
 
 def trial(config: dict, seed: int) -> dict[str, float]:
@@ -561,27 +668,30 @@ def trial(config: dict, seed: int) -> dict[str, float]:
     if found is not None:
         return found
     model, losses = fit_many([job(config, seed, *training_pairs(config, seed))])[0]
+    _keep(config, seed, model)
     return scored(config, seed, translated(config, model)) | {"loss": float(losses[-10:].mean())}
 
 
 def ahead(experiment, side_by_side: int = 1) -> float:
-    """Compute an experiment's missing trials `side_by_side` at a time (a GPU then trains several models at once); `experiment.run()` finds them ready. Returns the minutes it took.
+    """Compute an experiment's missing trials `side_by_side` at a time (a GPU then trains several models at once) and keep each group when it is done; returns the minutes it took.
 
-    A group's results are kept when the group is done; helpers are trained side by side too."""
+    With 1 there is nothing to gain: `experiment.run()` does it."""
     from joblib import Parallel, delayed
-    start, todo = time.perf_counter(), [(experiment.arms[a], s) for a, s in experiment.missing()]
-    groups = [todo[i:i + side_by_side] for i in range(0, len(todo), side_by_side)] if side_by_side > 1 else []
-    for group in groups:
+    start, todo = time.perf_counter(), experiment.missing()
+    for begin in range(0, len(todo) if side_by_side > 1 else 0, side_by_side):
+        names = todo[begin:begin + side_by_side]
+        group = [(experiment.arms[a], s) for a, s in names]
         wanted = {_key(c, s, w): (c, s, w) for c, s in group for w in _helpers(c["arm"]) if _key(c, s, w) not in _SHARED}
         for key, (model, _) in zip(wanted, fit_many([_helper_job(*v) for v in wanted.values()])):
             _SHARED[key] = model
-        jobs = [job(c, s, *training_pairs(c, s)) for c, s in group]
-        trained = fit_many(jobs)
+        trained = fit_many([job(c, s, *training_pairs(c, s)) for c, s in group])
         texts = [translated(c, model) for (c, _), (model, _) in zip(group, trained)]
-        numbers = Parallel(n_jobs=min(8, len(group), os.cpu_count() or 1))(delayed(scored)(c, s, t) for (c, s), t in zip(group, texts))
-        for (c, s), (_, losses), n in zip(group, trained, numbers):
-            _DONE[json.dumps([c, s], sort_keys=True)] = n | {"loss": float(losses[-10:].mean())}
-        del trained, jobs
+        work = Parallel(n_jobs=min(8, len(group), os.cpu_count() or 1))
+        numbers = work(delayed(scores)(t, test_pairs(c).targets, c["lang"]) for (c, _), t in zip(group, texts))
+        for (c, s), (model, losses), t, n in zip(group, trained, texts, numbers):
+            _keep(c, s, model)
+            _DONE[json.dumps([c, s], sort_keys=True)] = scored(c, s, t, n) | {"loss": float(losses[-10:].mean())}
+        experiment._compute(names, len(experiment.arms) * len(experiment.seeds) - len(todo) + begin, 1)      # writes them down: `trial` finds them ready
     return (time.perf_counter() - start) / 60
 
 
@@ -632,70 +742,3 @@ def by_memory(pairs: Pairs, texts: Sequence[str]) -> list[str]:
     known = vectors.fit_transform(pairs.sources)
     nearest = np.concatenate([np.asarray((vectors.transform(texts[a:a + 256]) @ known.T).argmax(1)).ravel() for a in range(0, len(texts), 256)])
     return [pairs.targets[i] for i in nearest]
-
-# %% ../../nbs/cases/82_translation.ipynb #c82attention
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    "Equation (82.4): q (..., T, d), k and v (..., S, d), mask (..., T, S) True where a query may look. Returns (values (..., T, d), weights (..., T, S), rows sum to 1)."
-    logits = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-    if mask is not None:
-        logits = logits.masked_fill(~mask, -torch.inf)
-    weights = logits.softmax(-1)
-    return weights @ v, weights
-
-
-def causal(size: int, device=None) -> torch.Tensor:
-    "Position t may look at 0 .. t: (size, size) lower triangle."
-    return torch.ones(size, size, dtype=torch.bool, device=device).tril()
-
-
-def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
-    "(B, T, d) -> (B, heads, T, d / heads)."
-    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
-
-
-def attend(layer, x: torch.Tensor, memory: torch.Tensor, heads: int, mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """One attention block: queries from x (B, T, d), keys and values from memory (B, S, d). memory = x is self-attention, memory = the encoder's output is cross-attention.
-
-    layer: anything with q_proj, k_proj, v_proj, out_proj. Returns (B, T, d) and the weights (B, heads, T, S)."""
-    q, k, v = (split_heads(f(y), heads) for f, y in ((layer.q_proj, x), (layer.k_proj, memory), (layer.v_proj, memory)))
-    values, weights = attention(q, k, v, mask)
-    return layer.out_proj(values.transpose(1, 2).flatten(2)), weights
-
-
-@torch.no_grad()
-def leak(model, ids: torch.Tensor, labels: torch.Tensor, at: int) -> float:
-    "Largest change of the logits *before* position `at` when the target tokens from `at` on are replaced: 0 for a causal decoder."
-    other = labels.clone()
-    other[:, at:] = (labels[:, at:] + 1) % model.config.vocab_size
-    run = lambda y: model(input_ids=ids, attention_mask=(ids != model.config.pad_token_id).long(), decoder_input_ids=y, decoder_attention_mask=torch.ones_like(y), use_cache=False).logits[:, :at]
-    return float((run(labels) - run(other)).abs().max())
-
-
-@torch.no_grad()
-def cross_attention(model, tok, source: str, target: str, tag: str = "") -> tuple[np.ndarray, list[str], list[str]]:
-    "Weights (T, S) of the last decoder layer, mean over heads, for a pair; with the tokens of both sides."
-    ids, labels = (torch.tensor(encode(tok, [t], g), device=model.device) for t, g in ((source, tag), (target, "")))
-    shifted = torch.cat([torch.full_like(labels[:, :1], model.config.decoder_start_token_id), labels[:, :-1]], 1)
-    eager = copy.deepcopy(model).float()
-    eager.set_attn_implementation("eager")
-    weights = eager(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=shifted, use_cache=False, output_attentions=True).cross_attentions[-1][0].mean(0)
-    names = lambda row: [t.replace("▁", " ") for t in tok.convert_ids_to_tokens(row.tolist())]
-    return weights.cpu().numpy(), names(ids[0]), names(labels[0])
-
-# %% ../../nbs/cases/82_translation.ipynb #c82sorting
-def copying(task: str, symbols: int = 20, length: tuple[int, int] = (3, 8), steps: int = 500, batch: int = 64, width: int = 64, layers: int = 1, lr: float = 3e-3, seed: int = 0) -> dict[str, float]:
-    """Train on random strings to copy or to reverse them: {'exact' (share of 1 000 fresh strings right to the last token, %), 'chance', 'seconds'}. Raises ValueError for another task."""
-    if task not in ("copy", "reverse"):
-        raise ValueError(f"task {task!r}: 'copy' or 'reverse'")
-    rng, first, eos = np.random.default_rng([seed, 9]), len(SPECIAL), SPECIAL.index("</s>")
-    strings = [rng.integers(first, first + symbols, rng.integers(length[0], length[1] + 1)).tolist() for _ in range(steps * batch + 1000)]
-    sources = [s + [eos] for s in strings]
-    targets = [(s if task == "copy" else s[::-1]) + [eos] for s in strings]
-    device, start = kit.device(), time.perf_counter()
-    (x, _), (y, _) = (pad(t, SPECIAL.index("<pad>"), device) for t in (sources, targets))
-    sizes = np.array([[len(s), len(t)] for s, t in zip(sources, targets)])
-    train = steps * batch
-    plan, widths = schedule([train], train, steps, batch, sizes, seed, buckets=(x.shape[1],) if device.type == "cuda" else ())
-    model, _ = fit_many([Job(x, y, plan, widths, (first + symbols, width, layers, 4, 0.0), lr, seed)])[0]
-    got = decode(model, x[train:], (x[train:] != SPECIAL.index("<pad>")).long(), y.shape[1]).tokens
-    return {"exact": 100 * float((got == y[train:]).all(1).float().mean()), "chance": 100 * symbols ** -float(length[0]), "seconds": time.perf_counter() - start}

@@ -858,6 +858,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'diversity_kit/cases/translation.py'),
                                                  'diversity_kit.cases.translation._Captured.replay': ( 'cases/translation.html#_captured.replay',
                                                                                                        'diversity_kit/cases/translation.py'),
+                                                 'diversity_kit.cases.translation._device': ( 'cases/translation.html#_device',
+                                                                                              'diversity_kit/cases/translation.py'),
                                                  'diversity_kit.cases.translation._helper_job': ( 'cases/translation.html#_helper_job',
                                                                                                   'diversity_kit/cases/translation.py'),
                                                  'diversity_kit.cases.translation._helpers': ( 'cases/translation.html#_helpers',

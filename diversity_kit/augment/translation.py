@@ -229,7 +229,7 @@ class Seq2Seq:
     """A transformers encoder-decoder (Marian, NLLB, BART, the one trained in chapter 82) and its tokenizer as a Translator.
 
     beams 1: greedy, more: beam search; sample: ancestral sampling keyed by row (needs keys). tags: tokens put before the source ('<2de>', '<BT>'); target: the language code that NLLB's decoder must begin with.
-    longest: most source tokens (longer texts are cut); grow: most new tokens are longest-source * grow + 10. Warns with DecodingCut."""
+    longest: most source tokens (longer texts are cut); grow: most new tokens are its source tokens * grow + 6. Warns with DecodingCut."""
     model: Any
     tokenizer: Any
     beams: int = 1
@@ -290,7 +290,7 @@ class Seq2Seq:
         return out
 
     def _decode(self, ids, mask, keys):
-        limits = (mask.sum(1) * self.grow).long() + 10
+        limits = (mask.sum(1) * self.grow).long() + 6
         most = int(limits.max())
         if self.target is not None:                                  # a forced first token: transformers' own loop
             tokens = self.model.generate(input_ids=ids, attention_mask=mask, num_beams=self.beams, do_sample=False, max_new_tokens=most, forced_bos_token_id=tag_id(self.tokenizer, self.target))[:, 1:]

@@ -133,6 +133,12 @@ def train_tokenizer(texts: Iterable[str], size: int, unit: str = "subword"):
     return PreTrainedTokenizerFast(tokenizer_object=tok, unk_token="<unk>", pad_token="<pad>", eos_token="</s>", split_special_tokens=True)
 
 
+@functools.cache
+def _device():
+    "kit.device(), asked once per process: it reads the settings file."
+    return kit.device()
+
+
 @functools.lru_cache(maxsize=8)
 def tokenizer(data: str, langs: tuple[str, ...], size: int, unit: str = "subword", words: int = 20):
     "The vocabulary of a card's *training* pairs in these languages: both sides, the same for every arm."
@@ -154,7 +160,7 @@ def build(tokens: int, width: int = 64, layers: int = 1, heads: int = 4, dropout
     if width % heads:
         raise ValueError(f"width {width} is not a multiple of {heads} heads")
     side = {f"{s}_{k}": v for s in ("encoder", "decoder") for k, v in {"layers": layers, "attention_heads": heads, "ffn_dim": 4 * width}.items()}
-    config = MarianConfig(vocab_size=tokens, decoder_vocab_size=tokens, d_model=width, dropout=dropout, attention_dropout=0.0, activation_dropout=0.0, max_position_embeddings=512, scale_embedding=True, activation_function="relu",
+    config = MarianConfig(vocab_size=tokens, decoder_vocab_size=tokens, d_model=width, dropout=dropout, attention_dropout=0.0, activation_dropout=0.0, max_position_embeddings=128, scale_embedding=True, activation_function="relu",
                           pad_token_id=SPECIAL.index("<pad>"), eos_token_id=SPECIAL.index("</s>"), bos_token_id=None, decoder_start_token_id=SPECIAL.index("<pad>"), forced_eos_token_id=None,
                           share_encoder_decoder_embeddings=True, tie_word_embeddings=True, init_std=width**-0.5, **side)
     torch.manual_seed(seed)
@@ -389,7 +395,7 @@ def copying(task: str, symbols: int = 20, length: tuple[int, int] = (3, 8), step
     strings = [rng.integers(first, first + symbols, rng.integers(length[0], length[1] + 1)).tolist() for _ in range(steps * batch + 1000)]
     sources = [s + [eos] for s in strings]
     targets = [(s if task == "copy" else s[::-1]) + [eos] for s in strings]
-    device, start = kit.device(), time.perf_counter()
+    device, start = _device(), time.perf_counter()
     (x, _), (y, _) = (pad(t, SPECIAL.index("<pad>"), device) for t in (sources, targets))
     sizes = np.array([[len(s), len(t)] for s, t in zip(sources, targets)])
     train = steps * batch
@@ -433,7 +439,7 @@ BUCKETS = (16, 32)
 
 def job(config: dict, seed: int, real: tuple[list, list], extra: tuple[list, list] = ((), ())) -> Job:
     "A training on `real` (token lists of sources and targets) and, half of every batch, `extra`. Pairs longer than the largest bucket are left out (`BUCKETS`, in tokens)."
-    device, most = kit.device(), BUCKETS[-1]
+    device, most = _device(), BUCKETS[-1]
     fits = lambda part: [(s, t) for s, t in zip(*part) if max(len(s), len(t)) <= most]
     first, second = fits(real), fits(extra)
     sources, targets = ([pair[side] for pair in (*first, *second)] for side in (0, 1))
@@ -447,7 +453,7 @@ _SHARED: dict[tuple, object] = {}                                   # trained he
 
 
 def _key(config: dict, seed: int, what: str) -> tuple:
-    return (what, seed, *(repr(config[k]) for k in _KEYS), str(kit.device()))
+    return (what, seed, *(repr(config[k]) for k in _KEYS), str(_device()))
 
 
 def _ready(model):
@@ -471,7 +477,7 @@ def helper(config: dict, seed: int, what: str):
 
 
 def translator(config: dict, model, beams: int = 1, sample: bool = False, tag: str = "") -> Seq2Seq:
-    return Seq2Seq(_ready(model), vocabulary(config), beams=beams, sample=sample, tags=(tag,) if tag else (), name="82", longest=BUCKETS[-1])
+    return Seq2Seq(_ready(model), vocabulary(config), beams=beams, sample=sample, tags=(tag,) if tag else (), name="82", longest=BUCKETS[-1], grow=1.5)
 
 
 BEAMS = 4
@@ -601,7 +607,7 @@ def paired_bootstrap(a: Sequence[Sequence[str]], b: Sequence[Sequence[str]], tar
 
 
 def _outputs_file(config: dict, seed: int):
-    name = hashlib.sha256(json.dumps([config, seed, str(kit.device())], sort_keys=True).encode()).hexdigest()[:16]
+    name = hashlib.sha256(json.dumps([config, seed, str(_device())], sort_keys=True).encode()).hexdigest()[:16]
     return kit.cache_dir("outputs", "translation") / f"{name}.json"
 
 
@@ -655,7 +661,7 @@ def trained(config: dict, seed: int):
     model = build(len(vocabulary(config)), config["width"], config["layers"], 4, config["dropout"], seed)
     try:
         model.load_state_dict(read(_weights_file(config, seed).read_bytes()))
-        return model.to(kit.device()).eval()
+        return model.to(_device()).eval()
     except (OSError, RuntimeError):                                  # not there, or of another size
         model, _ = fit_many([job(config, seed, *training_pairs(config, seed))])[0]
         _keep(config, seed, model)

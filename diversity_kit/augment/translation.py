@@ -209,11 +209,12 @@ def tag_id(tokenizer, tag: str) -> int:
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, device=None) -> tuple[torch.Tensor, torch.Tensor]:
-    "Ragged token lists as (ids (B, L), attention_mask (B, L)), padded on the right."
-    width = max(map(len, rows))
-    ids = torch.tensor([[*r, *[value] * (width - len(r))] for r in rows], device=device)
-    mask = torch.tensor([[1] * len(r) + [0] * (width - len(r)) for r in rows], device=device)
-    return ids, mask
+    "Ragged token lists, at least one, as (ids (B, L), attention_mask (B, L)), padded on the right."
+    sizes = np.fromiter(map(len, rows), np.int64, len(rows))
+    mask = sizes[:, None] > np.arange(sizes.max())
+    ids = np.full(mask.shape, value, np.int64)
+    ids[mask] = np.fromiter((i for r in rows for i in r), np.int64, int(sizes.sum()))
+    return torch.from_numpy(ids).to(device), torch.from_numpy(mask.astype(np.int64)).to(device)
 
 
 def weights_hash(model) -> str:

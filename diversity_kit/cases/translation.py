@@ -152,20 +152,32 @@ def encode(tok, texts: Sequence[str], tag: str = "") -> list[list[int]]:
     return [front + r for r in tok(list(texts))["input_ids"]] if texts else []
 
 # %% ../../nbs/cases/82_translation.ipynb #c82model
-def build(tokens: int, width: int = 64, layers: int = 1, heads: int = 4, dropout: float = 0.1, seed: int = 0):
-    """A Transformer encoder-decoder from a MarianConfig: `layers` on each side, width d, feed-forward 4 d, one embedding table for source, target and output.
-
-    Weights start with standard deviation d^-1/2: Marian's default of 0.02 makes a small model's words fainter than its sinusoidal positions. Raises ValueError if heads do not divide the width."""
+@functools.lru_cache(maxsize=4)
+def _template(tokens: int, width: int, layers: int, heads: int, dropout: float, device: str):
+    "One model of a size, made by transformers; the models of all seeds are copies of it."
     from transformers import MarianConfig, MarianMTModel
-    if width % heads:
-        raise ValueError(f"width {width} is not a multiple of {heads} heads")
     side = {f"{s}_{k}": v for s in ("encoder", "decoder") for k, v in {"layers": layers, "attention_heads": heads, "ffn_dim": 4 * width}.items()}
     config = MarianConfig(vocab_size=tokens, decoder_vocab_size=tokens, d_model=width, dropout=dropout, attention_dropout=0.0, activation_dropout=0.0, max_position_embeddings=128, scale_embedding=True, activation_function="relu",
                           pad_token_id=SPECIAL.index("<pad>"), eos_token_id=SPECIAL.index("</s>"), bos_token_id=None, decoder_start_token_id=SPECIAL.index("<pad>"), forced_eos_token_id=None,
                           share_encoder_decoder_embeddings=True, tie_word_embeddings=True, init_std=width**-0.5, **side)
-    torch.manual_seed(seed)
     model = MarianMTModel(config)
     model.generation_config.forced_eos_token_id, model.generation_config.bad_words_ids = None, None
+    return model.to(device)
+
+
+def build(tokens: int, width: int = 64, layers: int = 1, heads: int = 4, dropout: float = 0.1, seed: int = 0, device="cpu"):
+    """A Transformer encoder-decoder from a MarianConfig: `layers` on each side, width d, feed-forward 4 d, one embedding table for source, target and output.
+
+    Matrices start with standard deviation d^-1/2: Marian's default of 0.02 makes a small model's words fainter than its sinusoidal positions. Raises ValueError if heads do not divide the width."""
+    if width % heads:
+        raise ValueError(f"width {width} is not a multiple of {heads} heads")
+    model = copy.deepcopy(_template(tokens, width, layers, heads, dropout, str(device)))
+    draw = torch.Generator(device).manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.ndim > 1 and p.requires_grad:
+                p.normal_(0, width**-0.5, generator=draw)
+        model.get_input_embeddings().weight[model.config.pad_token_id] = 0
     return model
 
 
@@ -293,7 +305,7 @@ def _step(model, optimizer, ids, labels):
 
 def fit(job: Job):
     "Train one model on the CPU, or uncaptured on a GPU; returns (model in evaluation mode, losses (steps,))."
-    model = build(*job.model, seed=job.seed).to(job.sources.device).train()
+    model = build(*job.model, seed=job.seed, device=job.sources.device).train()
     optimizer = _optimizer(model, job.lr, foreach=True)
     torch.manual_seed(job.seed)
     losses, steps = [], len(job.plan)
@@ -313,7 +325,7 @@ class _Captured:
     def __init__(self, job: Job):
         device, self.job = job.sources.device, job
         self.stream, self.steps = torch.cuda.Stream(), len(job.plan)
-        self.model = build(*job.model, seed=job.seed).to(device).train()
+        self.model = build(*job.model, seed=job.seed, device=device).train()
         self.plan = torch.from_numpy(job.plan).to(device)
         self.rates = torch.tensor([rate(t, self.steps, job.lr) for t in range(self.steps)], device=device)
         self.at = torch.zeros(1, dtype=torch.long, device=device)
@@ -443,7 +455,7 @@ def job(config: dict, seed: int, real: tuple[list, list], extra: tuple[list, lis
     fits = lambda part: [(s, t) for s, t in zip(*part) if max(len(s), len(t)) <= most]
     first, second = fits(real), fits(extra)
     sources, targets = ([pair[side] for pair in (*first, *second)] for side in (0, 1))
-    lengths = np.array([[len(s), len(t)] for s, t in zip(sources, targets)])
+    lengths = np.array([list(map(len, sources)), list(map(len, targets))]).T
     plan, widths = schedule(len(first), len(second), config["steps"], config["batch"], lengths, seed, buckets=BUCKETS if device.type == "cuda" else ())
     table = lambda rows: pad([*rows, [0] * most], SPECIAL.index("<pad>"), device)[0][:-1]            # the last row only sets the width
     return Job(table(sources), table(targets), plan, widths, (len(vocabulary(config)), config["width"], config["layers"], 4, config["dropout"]), config["lr"], seed)
@@ -515,6 +527,13 @@ def synonyms(data: str):
     return SynonymReplace(0.3)
 
 
+@functools.lru_cache(maxsize=4)
+def _others(data: str, lang: str, langs: tuple[str, ...], vocab: int, words: int) -> tuple[list, list]:
+    "All training pairs of the other languages, tagged."
+    tok, parts = tokenizer(data, langs, vocab, "subword", words), [(o, pool(data, o, words)["train"]) for o in langs if o != lang]
+    return [r for o, p in parts for r in encode(tok, p.sources, f"<2{o}>")], [r for _, p in parts for r in encode(tok, p.targets)]
+
+
 def training_pairs(config: dict, seed: int) -> tuple[tuple[list, list], tuple[list, list]]:
     "((sources, targets) of the real pairs, the same of what the arm adds), as token lists. Raises ValueError for an unknown arm."
     arm, lang, tok, (real, mono) = config["arm"], config["lang"], vocabulary(config), halves(config, seed)
@@ -533,8 +552,7 @@ def training_pairs(config: dict, seed: int) -> tuple[tuple[list, list], tuple[li
     if arm == "synonyms":
         return own, (encode(tok, synonyms(config["data"])(real.sources, seed, real.ids)), own[1])
     if arm == "multilingual":
-        others = [(o, pool(config["data"], o, config["words"])["train"]) for o in config["langs"] if o != lang]
-        return own, ([r for o, p in others for r in encode(tok, p.sources, f"<2{o}>")], [r for _, p in others for r in encode(tok, p.targets)])
+        return own, _others(config["data"], lang, tuple(config["langs"]), config["vocab"], config["words"])
     if arm.startswith("bt"):
         sources = made(config, seed, "sampled" if arm == "bt_sampled" else "beam")
         if arm == "bt_noised":

@@ -14,7 +14,6 @@ import math
 import os
 import re
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -55,7 +54,7 @@ class Pairs:
         return len(self.sources)
 
     def __getitem__(self, index) -> Pairs:
-        take = lambda seq: tuple(seq[i] for i in index)
+        take = lambda seq: seq[index] if isinstance(index, slice) else tuple(seq[i] for i in index)
         return Pairs(take(self.ids), take(self.sources), take(self.targets), self.lang, self.split)
 
     def sample(self, n: int, seed: int = 0) -> Pairs:
@@ -675,12 +674,13 @@ def _keep(config: dict, seed: int, model) -> None:
 
 def trained(config: dict, seed: int):
     "The model of a `base` trial without monolingual text (mono = 0), from the cache or trained now."
+    from safetensors import SafetensorError
     from safetensors.torch import load as read
     model = build(len(vocabulary(config)), config["width"], config["layers"], 4, config["dropout"], seed)
     try:
         model.load_state_dict(read(_weights_file(config, seed).read_bytes()))
         return model.to(_device()).eval()
-    except (OSError, RuntimeError):                                  # not there, or of another size
+    except (OSError, RuntimeError, SafetensorError):                 # not there, of another size, or damaged
         model, _ = fit_many([job(config, seed, *training_pairs(config, seed))])[0]
         _keep(config, seed, model)
         return model
@@ -710,7 +710,7 @@ def ahead(experiment, side_by_side: int = 1) -> float:
             _SHARED[key] = model
         trained = fit_many([job(c, s, *training_pairs(c, s)) for c, s in group])
         texts = [translated(c, model) for (c, _), (model, _) in zip(group, trained)]
-        work = Parallel(n_jobs=min(8, len(group), os.cpu_count() or 1))
+        work = Parallel(n_jobs=min(8, len(group), os.cpu_count() or 1) if _device().type == "cuda" else 1)
         numbers = work(delayed(scores)(t, test_pairs(c).targets, c["lang"]) for (c, _), t in zip(group, texts))
         for (c, s), (model, losses), t, n in zip(group, trained, texts, numbers):
             _keep(c, s, model)

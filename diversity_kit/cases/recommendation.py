@@ -25,15 +25,15 @@ from ..data.sources import path
 from ..measure.stats import Effect, bootstrap
 
 # %% auto #0
-__all__ = ['FIRST', 'SEQUENCE_EDITS', 'RECENT', 'HISTORY_TEXT', 'BEHAVIOUR', 'SIMPLE', 'MODELS', 'SHORT', 'Catalogue', 'Log',
-           'action_log', 'item_text', 'ratings', 'World', 'simulate', 'FutureLeak', 'guard', 'assert_causal',
-           'cut_times', 'time_split', 'leave_last_out', 'Task', 'make_task', 'top', 'accuracy_at', 'sampled_hit_rate',
-           'gini', 'calibration', 'beyond_accuracy', 'Evaluation', 'exposure', 'evaluate', 'popularity',
-           'recent_popularity', 'item_knn', 'ease', 'als', 'tag_profile', 'windows', 'crop', 'mask', 'reorder',
-           'sequence_rows', 'SASRec', 'fit_sasrec', 'text_vectors', 'text_variants', 'TextTower', 'padded',
-           'history_mean', 'fit_tower', 'tower_scores', 'history_text', 'finetune', 'standardised', 'fit_reranker',
-           'mmr', 'dpp', 'rating_models', 'content_features', 'stars_trial', 'task_of', 'tag_vectors', 'scores_of',
-           'judge', 'trial', 'tune', 'cold_user_trial']
+__all__ = ['FIRST', 'SEQUENCE_EDITS', 'DIRECTIONS', 'RECENT', 'HISTORY_TEXT', 'BEHAVIOUR', 'SIMPLE', 'MODELS', 'SHORT',
+           'Catalogue', 'Log', 'action_log', 'item_text', 'ratings', 'World', 'simulate', 'FutureLeak', 'guard',
+           'assert_causal', 'cut_times', 'time_split', 'leave_last_out', 'Task', 'make_task', 'top', 'accuracy_at',
+           'sampled_hit_rate', 'gini', 'calibration', 'beyond_accuracy', 'Evaluation', 'exposure', 'evaluate',
+           'popularity', 'recent_popularity', 'item_knn', 'ease', 'als', 'tag_profile', 'windows', 'crop', 'mask',
+           'reorder', 'sequence_rows', 'SASRec', 'fit_sasrec', 'text_vectors', 'edited_texts', 'text_variants',
+           'TextTower', 'padded', 'history_mean', 'fit_tower', 'tower_scores', 'history_text', 'finetune',
+           'standardised', 'fit_reranker', 'mmr', 'dpp', 'rating_models', 'content_features', 'stars_trial', 'task_of',
+           'tag_vectors', 'scores_of', 'judge', 'trial', 'tune', 'cold_user_trial']
 
 # %% ../../nbs/cases/84_recommendation.ipynb #log
 @dataclass(frozen=True)
@@ -651,13 +651,23 @@ def _toy_words():
     return Lexicon({w: tuple(v for v in t.split() if v != w) for texts in _TOPICS.values() for t in texts for w in t.split()})
 
 
-@functools.lru_cache(maxsize=32)
-def text_variants(data: str, name: str, copies: int, alpha: float, seed: int) -> np.ndarray:
-    "(1 + copies, I, d): vectors of the items' texts and of `copies` draws of EDA(alpha) of them. Draws are numbered from 4 * seed on, so that seeds share none; the toy worlds use their own topics as synonyms."
-    texts = ratings(data).catalogue.texts
+def edited_texts(data: str, copies: int, alpha: float, draw: int) -> list[list[str]]:
+    "`copies` lists of I texts, each text once through EDA(alpha); draws are numbered 100 * draw + copy. The toy worlds take the words of a topic for synonyms."
+    texts = list(ratings(data).catalogue.texts)
     t = EDA(alpha, _toy_words() if data.startswith("toy") else None)
-    drawn = [text for c in range(copies) for text in t(list(texts), seed=4 * seed + c, ids=range(len(texts)))]
-    return text_vectors([*texts, *drawn], name).reshape(1 + copies, len(texts), -1)
+    return [list(t(texts, seed=100 * draw + c, ids=range(len(texts)))) for c in range(copies)]
+
+
+DIRECTIONS = 128                                                                  # principal directions of the catalogue's texts that the tower reads
+
+
+@functools.lru_cache(maxsize=16)
+def text_variants(data: str, name: str, copies: int = 0, alpha: float = 0.1, draw: int = 0) -> np.ndarray:
+    "(1 + copies, I, d): vectors of the items' texts and of their edited copies, all in the first DIRECTIONS principal directions of the unedited ones."
+    texts = ratings(data).catalogue.texts
+    plain = text_vectors(texts, name)
+    directions = np.linalg.svd(plain, full_matrices=False)[2][:DIRECTIONS].T
+    return np.stack([v @ directions for v in (plain, *(text_vectors(t, name) for t in edited_texts(data, copies, alpha, draw)))])
 
 # %% ../../nbs/cases/84_recommendation.ipynb #tower
 class TextTower(nn.Module):
@@ -870,71 +880,67 @@ def dpp(scores: torch.Tensor, similarity: torch.Tensor, exclude: torch.Tensor | 
     return F.pad(torch.stack(chosen, 1), (0, k - len(chosen)), value=-1)
 
 # %% ../../nbs/cases/84_recommendation.ipynb #stars
-def _ridge(x: np.ndarray, y: np.ndarray, l2: float) -> np.ndarray:
-    return np.linalg.solve(x.T @ x + l2 * np.eye(x.shape[1]), x.T @ y)
+def _row_ridge(known: np.ndarray, fixed: np.ndarray, target: np.ndarray, l2: float) -> np.ndarray:
+    "For each row of target (R, C), the ridge regression of its known entries on `fixed` (C, f): (R, f)."
+    f = fixed.shape[1]
+    outer = (fixed[:, :, None] * fixed[:, None, :]).reshape(len(fixed), f * f)
+    left = (known @ outer).reshape(-1, f, f) + l2 * np.eye(f)
+    return np.linalg.solve(left, ((known * target) @ fixed)[..., None])[..., 0]
 
 
-def _group_ridge(owner: np.ndarray, x: np.ndarray, y: np.ndarray, size: int, l2: float) -> np.ndarray:
-    "A ridge regression of y on the rows of x for each owner, all at once: (size, f)."
-    f = x.shape[1]
-    order = np.argsort(owner, kind="stable")
-    at, start = np.unique(owner[order], return_index=True)
-    left, right = np.tile(l2 * np.eye(f), (size, 1, 1)), np.zeros((size, f))
-    left[at] += np.add.reduceat(x[order, :, None] * x[order, None, :], start)
-    right[at] += np.add.reduceat(x[order] * y[order, None], start)
-    return np.linalg.solve(left, right[..., None])[..., 0]
+def rating_models(known: np.ndarray, stars: np.ndarray, content: np.ndarray, factors: int = 8, mf_l2: float = 8.0, content_l2: float = 30.0, damp: float = 5.0, sweeps: int = 6, seed: int = 0) -> dict[str, np.ndarray]:
+    """Predicted stars (U, I) from the entries of `stars` where `known` is 1: {'bias', 'mf', 'content'}, clipped to 1..5.
 
-
-def rating_models(log: Log, content: np.ndarray, train: np.ndarray, factors: int = 8, l2: float = 8.0, damp: float = 5.0, sweeps: int = 6, seed: int = 0) -> dict[str, np.ndarray]:
-    """Predicted stars of every action of `log`, from the actions where `train`: {'bias', 'mf', 'content'}, each (N,), clipped to 1..5.
-
-    bias: mean + user + item; mf: that and factors (alternating ridge); content: mean + user + a linear function of `content` (I, f) shared by all, and one of the user's own.
-    For an item without a training rating the first two fall back to mean + user."""
-    u, i, r = log.user, log.item, log.rating
-    ones, mean = np.ones((len(log), 1)), r[train].mean()
-    item_bias = _group_ridge(i[train], ones[train], r[train] - mean, len(content), damp)[:, 0]
-    user_bias = _group_ridge(u[train], ones[train], r[train] - mean - item_bias[i[train]], log.users, damp)[:, 0]
-    rest = r - mean - item_bias[i] - user_bias[u]
-    item = 0.1 * np.random.default_rng([seed, 8]).normal(size=(len(content), factors))
-    item[np.bincount(i[train], minlength=len(content)) == 0] = 0
+    bias: mean + user + item; mf: that and factors (alternating ridge); content (I, f): mean + user + a linear function of the content shared by all users and one of the user's own.
+    An item without a known rating has no bias and no factors in the first two: they fall back to mean + user."""
+    known = known.astype(float)
+    mean, one = (known * stars).sum() / known.sum(), np.ones((1, 1))
+    side = lambda k, rest: (k * rest).sum(1) / (k.sum(1) + damp)
+    item_bias = side(known.T, (stars - mean).T)
+    user_bias = side(known, stars - mean - item_bias)
+    bias = mean + user_bias[:, None] + item_bias
+    item = 0.1 * np.random.default_rng([seed, 8]).normal(size=(stars.shape[1], factors)) * known.any(0)[:, None]
     for _ in range(sweeps):
-        user = _group_ridge(u[train], item[i[train]], rest[train], log.users, l2)
-        item = _group_ridge(i[train], user[u[train]], rest[train], len(content), l2)
-    alone = _group_ridge(u[train], ones[train], r[train] - mean, log.users, damp)[:, 0]
-    shared = _ridge(content[i[train]], (r - mean - alone[u])[train], 10.0)
-    left = r - mean - alone[u] - content[i] @ shared
-    own = _group_ridge(u[train], content[i[train]], left[train], log.users, l2)
-    bias = mean + user_bias[u] + item_bias[i]
-    out = {"bias": bias, "mf": bias + (user[u] * item[i]).sum(1), "content": mean + alone[u] + content[i] @ shared + (own[u] * content[i]).sum(1)}
+        user = _row_ridge(known, item, stars - bias, mf_l2)
+        item = _row_ridge(known.T, user, (stars - bias).T, mf_l2)
+    plain = mean + side(known, stars - mean)[:, None] * one
+    u, i = known.nonzero()
+    shared = np.linalg.solve(content[i].T @ content[i] + 10 * np.eye(content.shape[1]), content[i].T @ (stars - plain)[u, i])
+    own = _row_ridge(known, content, stars - plain - content @ shared, content_l2)
+    out = {"bias": bias, "mf": bias + user @ item.T, "content": plain + content @ shared + own @ content.T}
     return {k: np.clip(v, 1, 5) for k, v in out.items()}
 
 
-def content_features(data: str, name: str, width: int = 24) -> np.ndarray:
-    "(I, f): the first principal directions of the text vectors, and the tags less their mean."
+@functools.lru_cache(maxsize=2)
+def content_features(data: str, name: str, width: int = 16) -> np.ndarray:
+    "(I, f): the first principal directions of the text vectors, in units of the first's spread, the tags less their mean, and the release year where the title ends in one."
     c = ratings(data).catalogue
     v = text_vectors(c.texts, name)
     _, s, vt = np.linalg.svd(v, full_matrices=False)
-    tags = c.tags - c.tags.mean(0)
-    return np.concatenate([v @ vt[:width].T * math.sqrt(len(v)) / s[:width].mean(), tags], axis=1)
+    year = np.array([float(t[-5:-1]) if t[-5:-1].isdigit() else math.nan for t in c.titles])
+    year = np.nan_to_num((year - np.nanmean(year)) / 10) if np.isfinite(year).any() else np.zeros(len(c))
+    return np.concatenate([v @ vt[:width].T * math.sqrt(len(v)) / s[0], c.tags - c.tags.mean(0), year[:, None].clip(-3, 3)], axis=1)
 
 
 def stars_trial(config: dict, seed: int) -> dict[str, float]:
-    """RMSE in stars, warm and cold, of the models of `rating_models`. Each user's last fifth is test; a share `cold` of the items loses all training ratings.
+    """RMSE in stars, warm and cold, of the models of `rating_models`. Each user's last fifth is test (stage 'validation': the fifth before it); a share `cold` of the items loses all training ratings.
 
-    Raises ValueError for a data set without cold test ratings."""
-    log, rng = ratings(config["data"]), np.random.default_rng([seed, 4])
+    Raises ValueError if no test rating is of a cold item."""
+    log, stage = ratings(config["data"]), config.get("stage", "test")
     cold = np.zeros(len(log.catalogue), bool)
-    cold[rng.permutation(len(cold))[: round(config["cold"] * len(cold))]] = True
-    count = np.bincount(log.user, minlength=log.users)
-    order = np.argsort(log.user, kind="stable")
+    cold[np.random.default_rng([seed, 4]).permutation(len(cold))[: round(config["cold"] * len(cold))]] = True
+    count, order = np.bincount(log.user, minlength=log.users), np.argsort(log.user, kind="stable")
     place = np.empty(len(log))
-    place[order] = np.arange(len(log)) - (np.cumsum(count) - count)[log.user[order]]
-    test = place >= 0.8 * count[log.user]
+    place[order] = (np.arange(len(log)) - (np.cumsum(count) - count)[log.user[order]]) / count[log.user[order]]
+    low, high = (0.6, 0.8) if stage == "validation" else (0.8, 1.0)
+    test, train = (place >= low) & (place < high), (place < low) & ~cold[log.item]
     if not (test & cold[log.item]).any():
         raise ValueError("no test rating of a cold item: raise the share `cold`")
-    got = rating_models(log, content_features(config["data"], config["encoder"]), ~test & ~cold[log.item], l2=config.get("l2", 8.0), seed=seed)
-    rmse = lambda p, m: float(np.sqrt(np.mean((p - log.rating)[m] ** 2)))
-    return {f"{where}_{k}": rmse(p, test & (cold[log.item] == (where == "cold"))) for where in ("warm", "cold") for k, p in got.items()}
+    known, stars = (np.zeros((log.users, len(cold))) for _ in range(2))
+    known[log.user[train], log.item[train]], stars[log.user[train], log.item[train]] = 1, log.rating[train]
+    got = rating_models(known, stars, content_features(data=config["data"], name=config["encoder"]), seed=seed, **config.get("params", {}))
+    error = {k: (p[log.user, log.item] - log.rating) ** 2 for k, p in got.items()}
+    return {f"{where}_{k}": float(np.sqrt(e[test & (cold[log.item] == (where == "cold"))].mean())) for where in ("warm", "cold") for k, e in error.items()}
 
 # %% ../../nbs/cases/84_recommendation.ipynb #trials
 @functools.lru_cache(maxsize=24)
@@ -958,7 +964,7 @@ def _shuffled(n: int, seed: int) -> np.ndarray:
 def _text(config: dict, task: Task, seed: int, shuffled: bool) -> torch.Tensor:
     "Scores of the text tower; `shuffled`: every item reads another item's text, the control that keeps all but the meaning."
     augmented = config.get("arm") == "augmented"
-    variants = text_variants(config["data"], config["encoder"], config.get("copies", 0) if augmented else 0, config.get("alpha", 0.1), seed)
+    variants = text_variants(config["data"], config["encoder"], config.get("copies", 0) if augmented else 0, config.get("alpha", 0.1), seed % config.get("draws", 1))
     if shuffled:
         variants = variants[:, _shuffled(variants.shape[1], seed)]
     v, p = torch.from_numpy(variants), config.get("params", {})
@@ -977,26 +983,30 @@ def _sasrec(config: dict, task: Task, seed: int) -> torch.Tensor:
 
 def _finetuned(config: dict, task: Task, seed: int) -> torch.Tensor:
     texts = list(ratings(config["data"]).catalogue.texts)
-    variants = [texts]
-    if config.get("arm") == "augmented":
-        t = EDA(config.get("alpha", 0.1), _toy_words() if config["data"].startswith("toy") else None)
-        variants += [list(t(texts, seed=4 * seed + c, ids=range(len(texts)))) for c in range(config["copies"])]
+    variants = [texts] + (edited_texts(config["data"], config["copies"], config.get("alpha", 0.1), seed % config.get("draws", 1)) if config.get("arm") == "augmented" else [])
     sequences = task.sequences * (1 + config["copies"]) if config.get("arm") in ("copies", "augmented") else task.sequences
     score = finetune(sequences, variants, ~task.cold, config["encoder"], config["steps"], seed, config.get("lr", 5e-5), config.get("batch", 64))
     return score(task.queries, texts)
 
 
 def _reranked(config: dict, task: Task, stage: str, seed: int) -> torch.Tensor:
-    "Equation (11): weights from the validation stage, features from the stage asked for."
+    "Equation (11): weights from the validation stage, features from the stage asked for. Stage 'validation': two-fold, each half of the queries scored with the weights of the other."
     names = BEHAVIOUR + {"behaviour": (), "fused": ("text",), "fused_shuffled": ("text_shuffled",)}[config["model"]]
 
     def features(s):
         t = task_of(config, s, seed)
         exclude = t.history.bool() | torch.from_numpy(t.cold).to(kit.device())
-        stack = [scores_of({**config, "model": n, "params": config["tuned"].get(n.removesuffix("_shuffled"), {})}, s, seed) for n in names]
-        return t, exclude, torch.stack([standardised(x.float().log1p() if n in ("popularity", "recent") else x.float(), exclude) for n, x in zip(names, stack)], 2)
+        stack = [scores_of({**config, "model": n, "params": config.get("tuned", {}).get(n.removesuffix("_shuffled"), {})}, s, seed) for n in names]
+        columns = torch.stack([standardised(x.float().log1p() if n in ("popularity", "recent") else x.float(), exclude) for n, x in zip(names, stack)], 2)
+        new = torch.from_numpy(t.new).to(columns)[:, None, None]
+        return t, exclude, torch.cat([columns * new, columns * (1 - new)], 2)          # weights of their own for users without a past
     t, exclude, f = features("validation")
-    weights = fit_reranker(f, torch.from_numpy(t.relevant).to(kit.device()), exclude)
+    if stage == "validation":
+        half, out = torch.arange(len(f), device=f.device) % 2 == 0, torch.zeros(f.shape[:2], device=f.device)
+        for side in (half, ~half):
+            out[~side] = f[~side] @ fit_reranker(f[side], torch.from_numpy(t.relevant).to(f.device)[side], exclude[side], config.get("params", {}).get("l2", 0.01))
+        return out
+    weights = fit_reranker(f, torch.from_numpy(t.relevant).to(kit.device()), exclude, config.get("params", {}).get("l2", 0.01))
     return features(stage)[2] @ weights
 
 
@@ -1070,7 +1080,7 @@ def cold_user_trial(config: dict, seed: int) -> dict[str, float]:
 
 
 def _short_text(config: dict, task: Task, short: Task, seed: int) -> torch.Tensor:
-    v, p = torch.from_numpy(text_variants(config["data"], config["encoder"], 0, 0.1, 0)), config.get("params", {})
+    v, p = torch.from_numpy(text_variants(config["data"], config["encoder"])), config.get("params", {})
     return tower_scores(_kept_tower(json.dumps(config, sort_keys=True), seed), short.queries, v[0])
 
 
@@ -1078,7 +1088,7 @@ def _short_text(config: dict, task: Task, short: Task, seed: int) -> torch.Tenso
 def _kept_tower(config: str, seed: int) -> TextTower:
     config = json.loads(config)
     task, p = task_of(config, "test", seed), config.get("params", {})
-    v = torch.from_numpy(text_variants(config["data"], config["encoder"], 0, 0.1, 0))
+    v = torch.from_numpy(text_variants(config["data"], config["encoder"]))
     return fit_tower(task.sequences, v, torch.from_numpy(~task.cold), p.get("steps", config.get("steps", 150)), seed, p.get("lr", 2e-3), config.get("batch", 128))
 
 

@@ -344,21 +344,25 @@ def sampled_hit_rate(scores: torch.Tensor, relevant: torch.Tensor, exclude: torc
     """Share of relevant actions that come among the k best of themselves and `negatives` random other items: the expectation, equation (5), exactly. None: all negatives, the full ranking.
 
     Negatives: items that are neither relevant nor excluded. Raises ValueError if nothing is relevant, or a row has fewer negatives than asked for."""
-    from scipy.stats import hypergeom
     keys = _masked(scores, exclude)
     relevant = relevant.bool() if exclude is None else relevant.bool() & ~exclude.bool()
     other = ~relevant if exclude is None else ~relevant & ~exclude.bool()
-    row, item = relevant.nonzero(as_tuple=True)
-    if not len(row):
+    if not bool(relevant.any()):
         raise ValueError("nothing is relevant: there is no hit to count")
-    ordered = keys.masked_fill(~other, -2**62).sort(dim=1).values                    # ascending; what is no negative comes first
-    above = ordered.shape[1] - torch.searchsorted(ordered[row], keys[row, item][:, None]).squeeze(1)
-    above, size = above.cpu().numpy(), other.sum(1)[row].cpu().numpy()
+    order = keys.argsort(dim=1, descending=True)
+    better = torch.empty_like(order).scatter(1, order, other.gather(1, order).cumsum(1))     # negatives ranked above each item
+    above, size = better[relevant].double(), other.sum(1, keepdim=True).expand_as(other)[relevant].double()
     if negatives is None:
-        return 100 * float((above < k).mean())
+        return 100 * (above < k).double().mean().item()
     if size.min() < negatives:
-        raise ValueError(f"a row has only {size.min()} negatives, {negatives} were asked for")
-    return 100 * float(hypergeom.cdf(k - 1, size, above, negatives).mean())
+        raise ValueError(f"a row has only {int(size.min())} negatives, {negatives} were asked for")
+    j, n = torch.arange(k, device=above.device).double(), float(negatives)
+    choose = lambda m, c: torch.lgamma(m + 1) - torch.lgamma(c + 1) - torch.lgamma(m - c + 1)
+    a, m = above[:, None], size[:, None]
+    possible = (j <= a) & (j <= n) & (n - j <= m - a)                              # so many better ones, and so many others, can be drawn
+    a_, rest, drawn = a.expand(-1, k), (m - a).expand(-1, k), j.clamp(max=n)
+    terms = torch.where(possible, choose(a_, torch.minimum(drawn, a_)) + choose(rest, torch.minimum(n - drawn, rest)) - choose(m, torch.full_like(m, n)), -math.inf)
+    return 100 * terms.exp().sum(1).clamp(max=1).mean().item()
 
 # %% ../../nbs/cases/84_recommendation.ipynb #beyond
 def gini(counts) -> float:
@@ -479,12 +483,12 @@ def ease(task: Task, l2: float = 200.0) -> torch.Tensor:
     "EASE (Steck 2019), equation (9): the closed-form linear item-to-item model with zero diagonal. Raises ValueError for l2 <= 0."
     if l2 <= 0:
         raise ValueError(f"l2 must be positive (an item that nobody used makes the Gram matrix singular), got {l2}")
-    gram = task.x.T @ task.x
+    gram = (task.x.T @ task.x).double()                                           # whole numbers: exact before the inverse
     gram.diagonal().add_(l2)
-    inverse = torch.linalg.inv(gram)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
     weights = inverse / -inverse.diagonal()
     weights.fill_diagonal_(0)
-    return task.history @ weights
+    return (task.history.double() @ weights).float()
 
 
 def _solve_side(x: torch.Tensor, fixed: torch.Tensor, l2: float, alpha: float) -> torch.Tensor:
@@ -766,8 +770,8 @@ def history_text(items: Sequence[int], texts: Sequence[str]) -> str:
     return "; ".join(texts[i] for i in list(items)[::-1][:HISTORY_TEXT] if texts[i])
 
 
-def finetune(sequences: Sequence[np.ndarray], variants: Sequence[Sequence[str]], warm: np.ndarray, name: str, steps: int, seed: int = 0, lr: float = 5e-5, batch: int = 64):
-    """The source articles' model: one encoder reads the user-history text and every item's text; cross-entropy of the next action's item over all warm items. Returns score(queries, texts) -> (Q, I).
+def finetune(sequences: Sequence[np.ndarray], variants: Sequence[Sequence[str]], warm: np.ndarray, name: str, steps: int, seed: int = 0, lr: float = 5e-5, batch: int = 64, others: int = 448):
+    """The source articles' model: one encoder reads the user-history text and the items' texts; cross-entropy of the next action's item against the items of the batch and `others` random warm ones. Returns score(queries, texts) -> (Q, I).
 
     variants: V lists of I texts, each step reads one of them. Raises ValueError if no sequence has two actions."""
     import copy
@@ -779,7 +783,7 @@ def finetune(sequences: Sequence[np.ndarray], variants: Sequence[Sequence[str]],
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01, fused=cuda)
     schedule = _warm_and_down(optimizer, steps)
     tokens = lambda texts, n: {k: v.to(device, non_blocking=True) for k, v in tokenizer(list(texts), padding=True, truncation=True, max_length=n, return_tensors="pt", return_token_type_ids=False).items()}
-    catalogues, closed = [tokens(texts, 24) for texts in variants], torch.from_numpy(~warm).to(device)
+    catalogues, open_ = [tokens(texts, 24) for texts in variants], np.flatnonzero(warm)
     kept = [s for s in sequences if len(s) > 1]
     if not kept:
         raise ValueError("no sequence with two actions: nothing to train on")
@@ -788,10 +792,12 @@ def finetune(sequences: Sequence[np.ndarray], variants: Sequence[Sequence[str]],
         v = step % len(variants)
         at = [int(rng.integers(1, len(kept[i]))) for i in index]
         texts = [history_text(kept[i][:a], variants[v]) for i, a in zip(index, at)]
-        label = torch.tensor([kept[i][a] for i, a in zip(index, at)], device=device)
+        label = np.array([kept[i][a] for i, a in zip(index, at)])
+        chosen, place = np.unique(np.concatenate([label, rng.choice(open_, min(others, len(open_)), replace=False)]), return_inverse=True)
+        items, label = torch.from_numpy(chosen).to(device), torch.from_numpy(place[: len(label)]).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=cuda):
-            logits = 20 * pooled(model, tokens(texts, 96)) @ pooled(model, catalogues[v]).T
-        loss = F.cross_entropy(logits.float().masked_fill(closed, -1e4), label)
+            logits = 20 * pooled(model, tokens(texts, 96)) @ pooled(model, {k: t[items] for k, t in catalogues[v].items()}).T
+        loss = F.cross_entropy(logits.float(), label)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -878,7 +884,7 @@ def dpp(scores: torch.Tensor, similarity: torch.Tensor, exclude: torch.Tensor | 
     gain = torch.ones_like(quality)                                               # squared distance to the span of what is chosen
     basis, chosen, open_ = torch.zeros(*quality.shape, min(k, at.shape[1]), device=at.device), [], items >= 0
     for step in range(basis.shape[2]):
-        value = ((1 - trade) * 2 * quality * 10 + trade * 10 * gain.clamp(min=1e-6).log()).masked_fill(~open_, -math.inf)
+        value = ((1 - trade) * quality + trade * gain.clamp(min=1e-6).log()).masked_fill(~open_, -math.inf)
         best = value.argmax(1)
         chosen.append(torch.where(open_[rows, best], items[rows, best], -1))
         row = (kernel[rows, best] - (basis * basis[rows, best][:, None, :]).sum(2)) / gain[rows, best].clamp(min=1e-6).sqrt()[:, None]
@@ -1052,7 +1058,7 @@ def judge(task: Task, scores: torch.Tensor, k: int = 10, negatives: int = 100, i
         out[name] = sampled_hit_rate(scores, relevant, exclude, k, n)
     for name, rows in (("ndcg_new", task.new), ("ndcg_known", ~task.new)):
         if rows.any():
-            out[name] = 100 * evaluate(task, scores, vectors, k, rows=rows).mean("ndcg")
+            out[name] = 100 * float(np.nanmean(warm.per_user["ndcg"][rows]))
     if task.cold.any():
         cold = evaluate(task, scores, vectors, k, cold=True)
         out |= {"cold_ndcg": 100 * cold.mean("ndcg"), "cold_recall": 100 * cold.mean("recall")}

@@ -1093,7 +1093,7 @@ def tune(config: dict, grid: Sequence[dict], seeds: Sequence[int] = (0,), metric
 def cold_user_trial(config: dict, seed: int) -> dict[str, float]:
     "NDCG of users without a past when only their first h actions are known, for each h in config['known']; what is to be predicted is the same for all h: the actions after the first 20."
     task = task_of(config, "test", seed)
-    rows, out, vectors = np.flatnonzero(task.new), {}, tag_vectors(task.train.catalogue)
+    rows, out = np.flatnonzero(task.new), {}
     for h in config["known"]:
         short = Task(task.train, tuple(task.queries[q][:h] for q in rows), task.relevant[rows], task.new[rows], task.users[rows], task.cold, task.cut)
         scores = SHORT[config["model"]](config, task, short, seed)

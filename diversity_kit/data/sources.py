@@ -1538,6 +1538,14 @@ cards.add(DataCard(
 
 # %% ../../nbs/data/31_sources.ipynb #cards_ratings
 # cards: ratings
+_ML = "recbole/dataset_example/ml-100k/ml-100k"
+cards.add(DataCard(
+    "movielens_100k", "recommendation", ("en",), "MIT (package); MovieLens: GroupLens terms (research, no redistribution without permission)",
+    "100 000 ratings of 1 682 films by 943 users, with title, year and genres (GroupLens, 1997-98; Harper & Konstan 2015)", False,
+    ("half of the actions share their second with another one of the same user", "most users rated everything in one sitting: a global time split leaves few with a past",
+     "22 titles stand for more than one item, one item has none", "users with fewer than 20 ratings were removed by the source"),
+    (Archive("recbole", "recbole-1.2.1-py3-none-any.whl", "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407", 2130151,
+             files={f"{_ML}.inter": "ratings.tsv", f"{_ML}.item": "items.tsv"}),)))
 
 # %% ../../nbs/data/31_sources.ipynb #cards_reviews
 def _read_labelled(file: str, text: int, members: Members) -> Iterator[dict]:

@@ -1433,7 +1433,18 @@ cards.add(DataCard(
 # cards: ratings
 
 # %% ../../nbs/data/31_sources.ipynb #cards_reviews
-# cards: reviews
+def _read_labelled(file: str, text: int, members: Members) -> Iterator[dict]:
+    "Rows of a two-column table; `text` is the text's column, the other one holds 1 or -1."
+    for row in csv.reader(io.StringIO(members.read(f"*/test/corpora/{file}").decode("utf-8-sig"))):
+        yield {"text": row[text], "label": int(int(row[1 - text]) > 0)}
+
+
+for _name, _language, _file, _text, _rows, _origin in (
+        ("amazon_de", "de", "polarity-de-amazon.csv", 1, 155, "German book reviews on Amazon"),
+        ("amazon_fr", "fr", "polarity-fr-amazon.csv", 0, 1284, "French book reviews on Amazon"),
+        ("bol_nl", "nl", "polarity-nl-bol.com.csv", 1, 2969, "Dutch reviews on bol.com")):
+    cards.add(DataCard(_name, "sentiment", (_language,), "BSD (package)", _origin, False, ("labels are the reviewers' stars, how they were cut is not documented",),
+                       (Archive(*_PATTERN, functools.partial(_read_labelled, _file, _text)),), rows=_rows, labels=_POLARITY))
 
 # %% ../../nbs/data/31_sources.ipynb #cards_messy
 # cards: messy

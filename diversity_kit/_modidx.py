@@ -819,6 +819,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'diversity_kit/cases/generation.py'),
                                                 'diversity_kit.cases.generation._trainable': ( 'cases/generation.html#_trainable',
                                                                                                'diversity_kit/cases/generation.py'),
+                                                'diversity_kit.cases.generation.adapt': ( 'cases/generation.html#adapt',
+                                                                                          'diversity_kit/cases/generation.py'),
                                                 'diversity_kit.cases.generation.arms': ( 'cases/generation.html#arms',
                                                                                          'diversity_kit/cases/generation.py'),
                                                 'diversity_kit.cases.generation.bits_per_byte': ( 'cases/generation.html#bits_per_byte',

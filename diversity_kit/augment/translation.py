@@ -274,7 +274,7 @@ class Seq2Seq:
         self.model.eval()
         rows, out, cut = self.encode(texts), [""] * len(texts), 0
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        budget = self.batch_tokens or (65536 if device.type == "cuda" else 4096)
+        budget = self.batch_tokens or (262144 if device.type == "cuda" else 4096)
         end = len(order)
         while end:                                                   # the longest first: a batch that fits one card's memory tells at once
             size = max(1, budget // (self.beams * len(rows[order[end - 1]])))

@@ -702,12 +702,16 @@ def ahead(experiment, side_by_side: int = 1) -> float:
     With 1 there is nothing to gain: `experiment.run()` does it."""
     from joblib import Parallel, delayed
     start, todo = time.perf_counter(), experiment.missing()
-    for begin in range(0, len(todo) if side_by_side > 1 else 0, side_by_side):
-        names = todo[begin:begin + side_by_side]
-        group = [(experiment.arms[a], s) for a, s in names]
-        wanted = {_key(c, s, w): (c, s, w) for c, s in group for w in _helpers(c["arm"]) if _key(c, s, w) not in _SHARED}
-        for key, (model, _) in zip(wanted, fit_many([_helper_job(*v) for v in wanted.values()])):
+    if side_by_side < 2:
+        return 0.0
+    cells = [(experiment.arms[a], s) for a, s in todo]
+    wanted = list({_key(c, s, w): (c, s, w) for c, s in cells for w in _helpers(c["arm"]) if _key(c, s, w) not in _SHARED}.items())
+    for begin in range(0, len(wanted), side_by_side):
+        part = wanted[begin:begin + side_by_side]
+        for (key, _), (model, _) in zip(part, fit_many([_helper_job(*v) for _, v in part])):
             _SHARED[key] = model
+    for begin in range(0, len(todo), side_by_side):
+        names, group = todo[begin:begin + side_by_side], cells[begin:begin + side_by_side]
         trained = fit_many([job(c, s, *training_pairs(c, s)) for c, s in group])
         texts = [translated(c, model) for (c, _), (model, _) in zip(group, trained)]
         work = Parallel(n_jobs=min(8, len(group), os.cpu_count() or 1) if _device().type == "cuda" else 1)

@@ -277,14 +277,17 @@ def make_task(log: Log, stage: str = "test", seed: int = 0, share: float = 1.0, 
 
 def _queries(log: Log, cut: float, end: float, cold: np.ndarray, first: int) -> tuple:
     "(histories, relevant, new, users) of a period."
-    out = []
-    for u in np.unique(log.user[(log.time >= cut) & (log.time < end)]):
-        own = log.where(log.user == u)
-        new = not (own.time < cut).any()
-        seen = own.time < cut if not new else own.time <= own.time[min(first, len(own)) - 1]
-        after = own.item[~seen & (own.time < end)]
+    out, order = [], np.argsort(log.user, kind="stable")
+    users, start = np.unique(log.user[order], return_index=True)
+    for u, rows in zip(users, np.split(order, start[1:])):
+        item, time = log.item[rows], log.time[rows]
+        if not ((time >= cut) & (time < end)).any():
+            continue
+        new = not (time < cut).any()
+        seen = time < cut if not new else time <= time[min(first, len(time)) - 1]
+        after = item[~seen & (time < end)]
         if len(after):
-            out.append((own.item[seen & ~cold[own.item]], after, new, u))
+            out.append((item[seen & ~cold[item]], after, new, u))
     relevant = np.zeros((len(out), len(cold)), bool)
     for row, (_, after, *_) in zip(relevant, out):
         row[after] = True

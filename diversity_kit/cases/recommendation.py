@@ -782,7 +782,7 @@ def finetune(sequences: Sequence[np.ndarray], variants: Sequence[Sequence[str]],
     device = kit.device()
     cuda = device.type == "cuda"
     tokenizer, start = encoder(name)
-    model = copy.deepcopy(start).to(device).train()
+    model = copy.deepcopy(start).float().to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01, fused=cuda)
     schedule = _warm_and_down(optimizer, steps)
     tokens = lambda texts, n: {k: v.to(device, non_blocking=True) for k, v in tokenizer(list(texts), padding=True, truncation=True, max_length=n, return_tensors="pt", return_token_type_ids=False).items()}

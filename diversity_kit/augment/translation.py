@@ -346,7 +346,7 @@ def apertium(pair: str = "en-es", timeout: float = 300.0) -> Command:
     "Apertium's rule-based translator (Debian packages apertium-eng-spa and others): unknown words stay unmarked (-u). Raises TranslatorFailed with the command that installs it."
     if shutil.which("apertium") is None:
         raise TranslatorFailed("apertium is not installed: apt-get install apertium-eng-spa (English and Spanish), or choose another Translator")
-    return Command(("apertium", "-u", "-f", "none", pair), timeout)
+    return Command(("apertium", "-u", pair), timeout)
 
 # %% ../../nbs/augment/46_translation.ipynb #t46cache
 @dataclass(frozen=True, eq=False)

@@ -342,7 +342,7 @@ class Command:
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
-def apertium(pair: str = "en-es", timeout: float = 300.0) -> Command:
+def apertium(pair: str = "eng-spa", timeout: float = 300.0) -> Command:
     "Apertium's rule-based translator (Debian packages apertium-eng-spa and others): unknown words stay unmarked (-u). Raises TranslatorFailed with the command that installs it."
     if shutil.which("apertium") is None:
         raise TranslatorFailed("apertium is not installed: apt-get install apertium-eng-spa (English and Spanish), or choose another Translator")

@@ -446,10 +446,11 @@ def signatures(lang: str) -> dict[str, str]:
     return out
 
 # %% ../../nbs/cases/82_translation.ipynb #c82boot
-def _statistics(outputs, targets, lang, metric):
-    from sacrebleu.metrics import BLEU, CHRF
-    m = BLEU(**bleu_options(lang)) if metric == "bleu" else CHRF()
-    return m, np.array(m._extract_corpus_statistics(list(outputs), [list(targets)]))
+@functools.lru_cache(maxsize=64)
+def _statistics(outputs: tuple[str, ...], targets: tuple[str, ...], lang: str, metric: str):
+    "sacreBLEU's sufficient statistics, one row per sentence: they add up to the corpus score."
+    m = _metrics(targets, lang)[("bleu", "chrf").index(metric)]
+    return m, np.array(m._extract_corpus_statistics(list(outputs), None))
 
 
 def paired_bootstrap(a: Sequence[Sequence[str]], b: Sequence[Sequence[str]], targets: Sequence[str], lang: str, metric: str = "chrf", n_boot: int = 1000, seed: int = 0) -> Effect:
@@ -462,7 +463,7 @@ def paired_bootstrap(a: Sequence[Sequence[str]], b: Sequence[Sequence[str]], tar
     for runs in (a, b):
         metric_, rows = None, []
         for out in runs:
-            metric_, s = _statistics(out, targets, lang, metric)
+            metric_, s = _statistics(tuple(out), tuple(targets), lang, metric)
             rows.append(s)
         stats.append(np.array(rows))                                 # (S, N, K)
     score = lambda s: metric_._compute_score_from_stats(list(s)).score

@@ -254,7 +254,7 @@ def test_training_learns_repeats_itself_and_never_predicts_control_tokens(c):
     assert case.scores(case.fit(config, data, order, case.control_tokens(c), 1).model, c, "test") != once
     with torch.no_grad():
         after_end = run.model(input_ids=torch.tensor([[2, 10, 0]])).logits[0, -1].softmax(-1)
-    assert after_end[case.control_tokens(c)].sum() < 0.5                 # it is always a control token that follows an end in the data
+    assert after_end[case.control_tokens(c)].sum() < 0.05                # in the data a control token always follows an end: predicting them too gives 0.13
     with pytest.raises(ValueError, match="less than one batch"):
         case.fit(config, data, order[:3], [], 0)
 

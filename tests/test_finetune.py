@@ -1,0 +1,302 @@
+"""learn.finetune: the loss, the views, the Trainer's promises (accumulation, resume, guards) and its faults."""
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from datasets import Dataset
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from diversity_kit.augment.words import Delete, Swap
+from diversity_kit.learn import finetune
+from diversity_kit.learn.finetune import AugmentedTrainer, SourceSampler, ViewCollator, arguments, check_checkpoint, encode_labels, label_shuffle, overfit_one_batch, view_loss
+
+WORDS = "good bad fine poor warm cold plot cast film story long short really very not a the".split()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    vocabulary = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
+    t = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    t.pre_tokenizer = pre_tokenizers.Whitespace()
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=t, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
+
+
+def bert(seed=0, labels=2, vocabulary=32, dropout=0.1):
+    torch.manual_seed(seed)
+    return transformers.BertForSequenceClassification(transformers.BertConfig(vocab_size=vocabulary, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, max_position_embeddings=64,
+                                                                            num_labels=labels, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout))
+
+
+def rows(n=40, seed=0, split="train"):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, n).tolist()
+    labels[:2] = [0, 1]
+    texts = [" ".join([*rng.choice(WORDS[6:], 5), WORDS[0 if y else 1], WORDS[2 if y else 3]]) for y in labels]
+    return Dataset.from_dict({"id": [f"r{i}" for i in range(n)], "text": texts, "label": labels, "source": ["big" if i % 5 else "small" for i in range(n)]}, split=split)
+
+
+def trainer(tmp_path, tokenizer, model=None, data=None, max_steps=6, batch=8, args=None, **more):
+    own = dict(batch=batch, lr=1e-2, max_steps=max_steps, save_strategy="no", eval_strategy="no", load_best_model_at_end=False, seed=3) | (args or {})
+    return AugmentedTrainer(model or bert(), arguments(tmp_path, **own), data if data is not None else rows(), tokenizer=tokenizer, max_length=16, **more)
+
+
+def flat(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+# ------------------------------------------------------------------------------------------------ the loss
+
+def test_one_view_is_cross_entropy():
+    z, y = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+    loss, tie = view_loss(z, y, 1, consistency=5)
+    assert loss.item() == pytest.approx(torch.nn.functional.cross_entropy(z, y, reduction="sum").item(), abs=1e-5) and tie == 0
+
+
+def test_equal_views_cost_what_one_costs():
+    z, y = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    loss, tie = view_loss(z.repeat_interleave(3, 0), y, 3, consistency=1)
+    assert loss.item() == pytest.approx(view_loss(z, y, 1)[0].item(), abs=1e-5) and abs(tie) < 1e-6
+
+
+def test_weight_zero_switches_a_view_off():
+    z, y = torch.randn(8, 2), torch.tensor([0, 1, 1, 0])
+    assert view_loss(z, y, 2, weights=[1, 0])[0].item() == pytest.approx(view_loss(z[::2], y, 1)[0].item(), abs=1e-5)
+
+
+def test_unlabelled_rows_have_only_the_consistency_term():
+    z = torch.randn(4, 2, requires_grad=True)
+    loss, tie = view_loss(z, torch.tensor([-100, -100]), 2, consistency=1)
+    assert loss == 0 and tie > 0
+    (g,) = torch.autograd.grad(tie, z)
+    assert (g[0::2] == 0).all() and (g[1::2] != 0).any()
+
+
+def test_loss_refuses_rows_that_do_not_fit():
+    with pytest.raises(ValueError, match="5, 2.*are not 2 views of 3"):
+        view_loss(torch.zeros(5, 2), torch.zeros(3, dtype=torch.long), 2)
+
+
+# ------------------------------------------------------------------------------------------------ views
+
+def test_views_are_new_each_epoch_and_the_same_in_any_batch(tokenizer):
+    c, r = ViewCollator(tokenizer, Swap(.5), copies=2, max_length=16), [*rows(12)]
+    texts, ids = [x["text"] for x in r], [x["id"] for x in r]
+    first = c.views(texts, ids)
+    assert first[0] != first[1] and [v[3:5] for v in first] == c.views(texts[3:5], ids[3:5])
+    c.epoch = 1
+    assert c.views(texts, ids) != first
+    fixed = ViewCollator(tokenizer, Swap(.5), copies=2, fresh=False)
+    before = fixed.views(texts, ids)
+    fixed.epoch = 7
+    assert fixed.views(texts, ids) == before == first
+
+
+def test_collator_puts_the_views_beside_the_original(tokenizer):
+    c = ViewCollator(tokenizer, Delete(.5), copies=1, max_length=16)
+    out = c([{"id": "a", "text": "good film", "label": 1}, {"id": "b", "text": "bad plot", "label": None}])
+    assert out["input_ids"].shape[0] == 4 and out["labels"].tolist() == [1, -100]
+    assert tokenizer.decode(out["input_ids"][0], skip_special_tokens=True) == "good film" and tokenizer.decode(out["input_ids"][2], skip_special_tokens=True) == "bad plot"
+
+
+def test_cut_share_is_reported(tokenizer):
+    c = ViewCollator(tokenizer, max_length=4)
+    c([{"text": "good film", "label": 0}, {"text": "good film long plot story", "label": 1}, {"text": "a the good film", "label": 1}, {"text": "a", "label": 1}])
+    assert c.cut_share == pytest.approx(.25)
+
+
+def test_source_sampler_mixes_and_goes_on():
+    names = ["a"] * 90 + ["b"] * 10
+    s = SourceSampler(names, temperature=float("inf"), seed=1)
+    one = list(s)
+    s.set_epoch(1)
+    two = list(s)
+    assert len(one) == len(two) == 100 and one != two and 35 <= sum(i >= 90 for i in one) <= 65 and sum(i >= 90 for i in SourceSampler(names, 1.0)) < 25
+    every = []
+    for epoch in range(41):                                                             # 4100 rows: a block of the schedule and a little
+        s.set_epoch(epoch)
+        every += list(s)
+    small = sum(i >= 90 for i in every[:4096])
+    assert abs(small - 2048) <= 1 and set(every[:400]) == set(range(100))
+
+
+# ------------------------------------------------------------------------------------------------ labels
+
+def test_labels_as_strings_and_missing():
+    ds, ids = encode_labels(Dataset.from_dict({"text": list("abc"), "label": ["pos", None, "neg"]}))
+    assert ds["label"][:] == [1, None, 0] and ids == {"neg": 0, "pos": 1}
+
+
+@pytest.mark.parametrize("labels, known, words", [(["a", "b"], {"a": 0}, r"label 'b' \(row 1, 1 rows\)"), (["a", "a"], None, "two classes"), ([None, None], None, "no label in 2 rows")])
+def test_labels_refuse(labels, known, words):
+    with pytest.raises(ValueError, match=words):
+        encode_labels(Dataset.from_dict({"text": ["x", "y"], "label": labels}), known)
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+def test_a_step_is_the_plain_trainers_without_views(tmp_path, tokenizer):
+    ours = trainer(tmp_path / "a", tokenizer, bert(dropout=0), max_steps=3)
+    ours.train()
+    plain = transformers.Trainer(bert(dropout=0), arguments(tmp_path / "b", batch=8, lr=1e-2, max_steps=3, save_strategy="no", eval_strategy="no", load_best_model_at_end=False, seed=3), train_dataset=rows(),
+                                 data_collator=ViewCollator(tokenizer, max_length=16))
+    plain.train()
+    assert torch.allclose(flat(ours.model), flat(plain.model), atol=1e-6)
+
+
+def test_unchanged_views_change_nothing(tmp_path, tokenizer):
+    one, three = (trainer(tmp_path / str(k), tokenizer, bert(dropout=0), copies=k, max_steps=3) for k in (0, 2))
+    one.train(), three.train()
+    assert torch.allclose(flat(one.model), flat(three.model), atol=1e-5)
+
+
+def test_accumulation_is_exact_with_a_short_batch(tmp_path, tokenizer):
+    "12 rows at once, and as 5 + 5 + 2; transformers' mean of means would differ."
+    data = rows(12)
+    whole = trainer(tmp_path / "a", tokenizer, bert(dropout=0), data, 1, 12, transform=Swap(.3), copies=1)
+    parts = trainer(tmp_path / "b", tokenizer, bert(dropout=0), data, 1, 5, {"gradient_accumulation_steps": 3}, transform=Swap(.3), copies=1)
+    whole.train(), parts.train()
+    assert torch.allclose(flat(whole.model), flat(parts.model), atol=1e-6)
+
+
+def test_resume_is_exact_to_the_bit(tmp_path, tokenizer):
+    torch.set_num_threads(1)
+    make = lambda where: trainer(where, tokenizer, bert(), rows(40), 10, args={"save_strategy": "steps", "save_steps": 5}, transform=Swap(.3), copies=1, temperature=2.0)
+    whole = make(tmp_path / "whole")
+    whole.train()
+    first = make(tmp_path / "two")
+    first.add_callback(type("Stop", (transformers.TrainerCallback,), {"on_step_end": lambda self, a, s, c, **k: setattr(c, "should_training_stop", s.global_step >= 5) or c})())
+    first.train()
+    torch.manual_seed(123)
+    second = make(tmp_path / "two")
+    second.train(resume_from_checkpoint=True)
+    assert (flat(whole.model) == flat(second.model)).all() and (flat(whole.model) != flat(first.model)).any()
+
+
+def test_early_stopping_restores_the_best(tmp_path, tokenizer):
+    t = trainer(tmp_path, tokenizer, max_steps=-1, args={"epochs": 20, "eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "lr": 0.0}, eval_dataset=rows(20, 1, "validation"), patience=2)
+    t.train()
+    assert t.state.epoch == 3 and t.state.best_model_checkpoint.endswith("checkpoint-5")
+
+
+def test_the_schedule_ends_with_the_training(tmp_path, tokenizer):
+    t = trainer(tmp_path, tokenizer, max_steps=-1, args={"epochs": 3, "logging_steps": 1})
+    t.train()
+    rates = [h["learning_rate"] for h in t.state.log_history if "learning_rate" in h]
+    assert len(rates) == 15 and all(r > 0 for r in rates[1:]) and rates[-1] < .15 * max(rates)
+
+
+def test_decay_leaves_biases_and_norms_alone(tmp_path, tokenizer):
+    t = trainer(tmp_path, tokenizer)
+    t.create_optimizer()
+    free = next(g for g in t.optimizer.param_groups if g["weight_decay"] == 0)["params"]
+    ids = {id(p) for p in free}
+    assert all((id(p) in ids) == (p.ndim < 2) for p in t.model.parameters())
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_the_resume_is_exact(tmp_path, tokenizer):
+    make = lambda where: trainer(where, tokenizer, bert(), rows(40), 8, transform=Swap(.3), copies=1)
+    whole = make(tmp_path / "whole")
+    whole.train()
+    t = make(tmp_path / "cut")
+    t.add_callback(type("Press", (transformers.TrainerCallback,), {"on_step_begin": lambda self, a, s, c, **k: os.kill(os.getpid(), signal.SIGINT) if s.global_step == 3 else None})())
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 4.*resume_from_checkpoint"):
+        t.train()
+    again = make(tmp_path / "cut")
+    again.train(resume_from_checkpoint=True)
+    assert (flat(whole.model) == flat(again.model)).all()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_tensorboard_by_one_argument(tmp_path, tokenizer, monkeypatch):
+    pytest.importorskip("tensorboard")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    trainer(tmp_path, tokenizer, args={"log_to": "tensorboard", "logging_steps": 1}, max_steps=2).train()
+    assert any((tmp_path / "board").rglob("events.out*"))
+
+
+# ------------------------------------------------------------------------------------------------ guards and faults
+
+def test_test_rows_can_be_read_once(tmp_path, tokenizer):
+    t, test = trainer(tmp_path, tokenizer), rows(10, 5, "test")
+    t.predict(test)
+    with pytest.raises(RuntimeError, match="read 1 times"):
+        t.evaluate(test)
+    assert t.predict(rows(10, 6, "validation")).metrics["test_loss"] > 0
+
+
+@pytest.mark.parametrize("kw", [{"data": rows(10, split="test")}, {"eval_dataset": rows(10, split="test")}])
+def test_test_rows_do_not_train_or_select(tmp_path, tokenizer, kw):
+    with pytest.raises(ValueError, match="marked as a test split"):
+        trainer(tmp_path, tokenizer, **kw)
+
+
+def test_model_tokenizer_and_labels_must_fit(tmp_path, tokenizer):
+    with pytest.raises(ValueError, match="21 tokens, the model 10"):
+        trainer(tmp_path, tokenizer, bert(vocabulary=10))
+    three = rows(9).remove_columns("label").add_column("label", [0, 1, 2] * 3)
+    with pytest.raises(ValueError, match="2 classes"):
+        trainer(tmp_path, tokenizer, data=three)
+    one = rows(9).remove_columns("label").add_column("label", [1] * 9)
+    with pytest.raises(ValueError, match="needs two classes"):
+        trainer(tmp_path, tokenizer, data=one)
+    with pytest.raises(ValueError, match="encode_labels"):
+        trainer(tmp_path, tokenizer, data=rows(9).remove_columns("label").add_column("label", ["x"] * 9))
+    with pytest.raises(ValueError, match="at least one copy"):
+        trainer(tmp_path, tokenizer, transform=Swap(.1))
+
+
+def test_nan_loss_stops_and_names_the_batch(tmp_path, tokenizer):
+    model = bert()
+    with torch.no_grad():
+        model.classifier.bias[0] = float("nan")
+    with pytest.raises(FloatingPointError, match="step 1 are not finite for 8 of 8 texts, the first is '"):
+        trainer(tmp_path, tokenizer, model).train()
+
+
+def test_out_of_memory_says_what_to_do(tmp_path, tokenizer, monkeypatch):
+    def full(*a, **k):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+    monkeypatch.setattr(transformers.Trainer, "training_step", full)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match="16 texts of up to 16 tokens.*gradient_accumulation_steps"):
+        trainer(tmp_path, tokenizer, transform=Swap(.1), copies=1).train()
+
+
+def test_a_checkpoint_cut_in_half_is_named(tmp_path, tokenizer):
+    trainer(tmp_path, tokenizer, args={"save_strategy": "steps", "save_steps": 3}, max_steps=3).train()
+    folder = tmp_path / "checkpoint-3"
+    check_checkpoint(folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(ValueError, match="model.safetensors cannot be read.*cut short"):
+        trainer(tmp_path, tokenizer).train(resume_from_checkpoint=True)
+    (folder / "optimizer.pt").unlink()
+    with pytest.raises(ValueError, match="optimizer.pt is missing"):
+        check_checkpoint(folder)
+    with pytest.raises(ValueError, match="no checkpoint"):
+        trainer(tmp_path / "none", tokenizer).train(resume_from_checkpoint=True)
+
+
+# ------------------------------------------------------------------------------------------------ checks
+
+def test_overfitting_one_batch(tokenizer):
+    first, last = overfit_one_batch(bert(), tokenizer, rows(8), lr=1e-2, max_length=16)
+    assert last < .1 * first
+    broken = bert()
+    for p in broken.parameters():
+        p.requires_grad_(False)
+    broken.classifier.bias.requires_grad_(True)                                       # it can only learn the share of the classes
+    with pytest.raises(AssertionError, match="could not be learned by heart"):
+        overfit_one_batch(broken, tokenizer, rows(8), max_length=16)
+
+
+def test_shuffled_labels_are_the_same_labels():
+    r = rows(40)
+    s = label_shuffle(r, 1)
+    assert sorted(s["label"][:]) == sorted(r["label"][:]) and s["label"][:] != r["label"][:] and s["text"][:] == r["text"][:]
+
+
+def test_exports():
+    assert {"AugmentedTrainer", "arguments", "encode_labels"} <= set(finetune.__all__)

@@ -1,0 +1,122 @@
+"""cases.report: temperature, calibration error, the ladder's models, the error browser."""
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.calibration import calibration_curve
+
+from diversity_kit.cases import report
+from diversity_kit.cases.sentiment import Rows
+
+RNG = np.random.default_rng(0)
+Z = RNG.normal(0, 2, 4000)
+Y = (RNG.random(4000) < 1 / (1 + np.exp(-Z))).astype(int)
+
+
+def config(model="tfidf", arm="base", **more):
+    return {"data": "toy_sentiment/toy_a", "model": model, "arm": arm, "n": 100, "copies": 1, "epochs": 2, "limit": 200, "encoder": "random", **more}
+
+
+def test_sigmoid_and_log_loss_agree_with_torch():
+    z = np.array([-800.0, -3, 0, 2, 800])
+    assert np.allclose(report.sigmoid(z), torch.sigmoid(torch.tensor(z)).numpy())
+    want = torch.nn.functional.binary_cross_entropy_with_logits(torch.tensor(Z), torch.tensor(Y, dtype=torch.float64)).item()
+    assert report.log_loss(Z, Y) == pytest.approx(want, abs=1e-12)
+
+
+@given(st.floats(0.2, 5), st.integers(0, 50))
+@settings(max_examples=25, deadline=None)
+def test_temperature_undoes_a_scale(scale, seed):
+    "Log-odds multiplied by a number need a temperature multiplied by it."
+    rng = np.random.default_rng(seed)
+    z = rng.normal(0, 1.5, 400)
+    y = (rng.random(400) < report.sigmoid(z)).astype(int)
+    assert report.temperature(scale * z, y) == pytest.approx(scale * report.temperature(z, y), rel=1e-6)
+
+
+def test_temperature_is_the_minimum():
+    T = report.temperature(3 * Z, Y)
+    losses = [report.log_loss(3 * Z / t, Y) for t in (0.99 * T, T, 1.01 * T)]
+    assert min(losses) == losses[1] and T == pytest.approx(3, rel=0.1)
+
+
+def test_temperature_of_a_perfect_model_stops_at_its_bound():
+    assert report.temperature(np.array([1.0, -1, 2]), np.array([1, 0, 1]), most=50) == pytest.approx(1 / 50, rel=1e-6)
+
+
+@pytest.mark.parametrize("z, y, words", [([1.0, 2], [1], "equally long"), ([np.nan, 1], [1, 0], "finite"), ([1.0, 2], [1, 2], "0 or 1"), ([0.0, 0], [1, 0], "all log-odds are 0"), ([], [], "equally long")])
+def test_temperature_refuses(z, y, words):
+    with pytest.raises(ValueError, match=words):
+        report.temperature(np.array(z), np.array(y))
+
+
+def test_reliability_agrees_with_sklearn():
+    "scikit-learn bins the probability of class 1; with log-odds above 0 that is the confidence."
+    z = abs(Z)
+    accuracy, confidence = calibration_curve(Y, report.sigmoid(z), n_bins=10, strategy="quantile")
+    got = report.reliability(z, Y, 10)
+    assert np.allclose(got[:, 0], confidence, atol=2e-3) and np.allclose(got[:, 1], accuracy, atol=5e-3) and got[:, 2].sum() == len(z)
+
+
+def test_ece_by_hand():
+    z, y = np.log([3.0, 3, 3, 3]), np.array([1, 1, 1, 0])                    # says 75 %, right in 75 %
+    assert report.ece(z, y, 1) == pytest.approx(0) and report.ece(z, np.zeros(4, int), 1) == pytest.approx(75)
+
+
+def test_ece_of_a_calibrated_model_is_its_floor():
+    many = [report.ece(Z[i:i + 400], Y[i:i + 400]) for i in range(0, 4000, 400)]
+    assert abs(np.mean(many) - report.ece_floor(Z[:400])) < 1 and report.ece(4 * Z, Y) > report.ece_floor(4 * Z) + 5
+
+
+def test_ece_needs_rows():
+    with pytest.raises(ValueError, match="do not fill"):
+        report.ece(Z[:5], Y[:5])
+
+
+def test_scaling_changes_no_decision():
+    out = report.trial(config(), 0)
+    assert out["log_loss_scaled"] <= out["log_loss"] + .05 and 0 < out["temperature"] <= 100 and 50 < out["accuracy"] <= 100
+
+
+def test_majority_knows_nothing_of_the_text():
+    z = report.log_odds(config("majority"), 0)["test"]
+    assert np.ptp(z) == 0
+    labels = report.held_out("toy_sentiment/toy_a", 200)["test"].labels
+    assert report.trial(config("majority"), 0)["accuracy"] == pytest.approx(100 * np.mean(labels == (z[0] > 0)))
+
+
+def test_copies_change_nothing_for_the_matched_logistic_model(monkeypatch):
+    score = lambda arm: report.log_odds(config(arm=arm, copies=3), 1)["test"]
+    base, copies = score("base"), score("copies")
+    monkeypatch.setattr(report, "_extra", lambda c: 0)                          # the same without matching
+    assert abs(base - copies).max() < 1e-2 < abs(base - score("copies")).max()
+
+
+def test_models_and_arms_are_named_in_errors():
+    with pytest.raises(ValueError, match="unknown model 'bert'.*tfidf"):
+        report.log_odds(config("bert"), 0)
+    with pytest.raises(ValueError, match="unknown arm"):
+        report.log_odds(config(arm="more"), 0)
+
+
+def test_a_trial_repeats_itself():
+    for model in ("tfidf", "cnn"):
+        a, b = (report.trial(config(model), 3) for _ in range(2))
+        assert a == b and a != report.trial(config(model), 4)
+
+
+def test_worst_errors_are_wrong_sorted_and_near():
+    train = Rows(("a", "b", "c"), ("good phone", "bad phone", "warm film"), np.array([1, 0, 1]), "train")
+    rows = Rows(("d", "e", "f"), ("bad film", "bad bad phone", "good film"), np.array([0, 0, 1]), "test")
+    z = np.array([2.0, 3.0, 1.0])                                               # says positive throughout: two are wrong
+    got = report.worst_errors(z, rows, train)
+    assert list(got["text"]) == ["bad bad phone", "bad film"] and list(got["nearest training text"])[0] == "bad phone"
+    assert got["confidence"].is_monotonic_decreasing and set(got["label"]) == {"negative"} and set(got["said"]) == {"positive"}
+    assert len(report.worst_errors(-abs(z) * [1, 1, -1], rows, train)) == 0
+    with pytest.raises(ValueError, match="2 log-odds for 3 rows"):
+        report.worst_errors(z[:2], rows, train)
+
+
+def test_grams_need_no_spaces():
+    assert report.grams("不好 ok") == ["不", "好", "ok", "不 好", "好 ok"]

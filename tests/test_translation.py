@@ -1,0 +1,493 @@
+"""Translation: pairs and their faults, tokens, model, decoding, engines that fail, round trips, back-translation, arms and scores; without network."""
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diversity_kit.augment import translation as T
+from diversity_kit.augment.base import Keep, Protect, Transform, apply, expand
+from diversity_kit.cases import translation as case
+from diversity_kit.data import sources
+
+CELL = dict(data="toy_parallel", lang="zh", langs=["de", "zh"], n=40, mono=30, steps=4, batch=8, width=32, layers=1, vocab=400, words=20, lr=3e-3, dropout=0.1, test=12)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DIVERSITY_KIT_CACHE", str(tmp_path))
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def tok():
+    return case.tokenizer("toy_parallel", ("de", "zh"), 400)
+
+
+@pytest.fixture(scope="module")
+def model(tok):
+    "An untrained model whose rows end at different lengths: its end token gets a bonus."
+    m = case.build(len(tok), 32, 2, 4, 0.1, seed=3).eval()
+    m.final_logits_bias[0, m.config.eos_token_id] = 4.0
+    return m
+
+
+def python(code):
+    return T.Command((sys.executable, "-c", code), timeout=5)
+
+
+UPPER = python("import sys; [print(l.strip().upper()) for l in sys.stdin]")
+
+
+# ------------------------------------------------------------------------------------------------ data
+def test_the_card_reader_takes_the_most_frequent_translation_and_marks_shared_strings(tmp_path):
+    import json
+    import zipfile
+    files = {("abode", "en"): {"config": {"title": "Connect to {host}", "no": "No"}}, ("abode", "de"): {"config": {"title": "Verbinde mit {host}", "no": "Nein"}},
+             ("zha", "en"): {"a": "No", "b": {"c": " Only  here "}}, ("zha", "de"): {"a": "Kein", "b": {"c": "Nur hier"}}, ("tuya", "en"): {"x": "No"}, ("tuya", "de"): {"x": "Nein"}, ("zha", "zh-Hans"): {"a": "否"}}
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as z:
+        for (component, lang), value in files.items():
+            z.writestr(f"homeassistant/components/{component}/translations/{lang}.json", json.dumps(value))
+    with sources.Members(tmp_path / "x.zip") as members:
+        rows = {r["text"]: r for r in sources._read_home_assistant(members)}
+    assert rows["No"]["de"] == "Nein" and rows["No"]["zh"] == "否" and rows["No"]["source"] == "several" and rows["No"]["doc"] is None and rows["No"]["times"] == 3
+    assert rows["Only here"]["doc"] == "zha" and rows["Only here"]["fr"] == ""
+
+
+def test_grammar_references_are_exact():
+    row = sources.parallel_sentence("turn on", "window", "old", "kitchen", "at night", every=True)
+    assert row == {"text": "Turn on every old window in the kitchen at night.", "de": "Schalte nachts jedes altes Fenster in der Küche ein.", "zh": "晚上打开厨房里的每扇旧的窗户。"}
+    with pytest.raises(KeyError):
+        sources.parallel_sentence("eat", "lamp")
+    parts = case.pool("toy_parallel", "zh")
+    texts = [set(p.sources) for p in parts.values()]
+    assert not texts[0] & texts[1] and not texts[0] & texts[2] and not texts[1] & texts[2]
+
+
+def test_faults_of_pairs_are_named():
+    s = ["good pair", "", "same", "a\x07b", "no {host}", "short", "x y", "also fine"]
+    t = ["gutes Paar", "leer", "same", "ab", "kein", "sehr " * 40, "   ", "auch gut"]
+    assert case.faults(s, t) == ["", "empty side", "source = target", "control characters", "placeholder lost", "length ratio", "empty side", ""]
+    with pytest.raises(ValueError, match="as many of both"):
+        case.faults(["a"], [])
+    with pytest.raises(ValueError, match="no language 'xx'"):
+        case.pool("toy_parallel", "xx")
+    with pytest.raises(ValueError, match="no usable pairs"):
+        case.pool("toy_parallel", "fr")
+
+
+def test_placeholders_are_numbered_the_same_on_both_sides():
+    assert case.number_placeholders("{a} then {b} and {a}", "{b}, {a}!") == ("{0} then {1} and {0}", "{1}, {0}!")
+    assert case.number_placeholders("none", "{x}") == ("none", "{x}")
+
+
+# ------------------------------------------------------------------------------------------------ tokens
+def test_tokens_survive_the_way_back_and_tags_cannot_be_forged(tok):
+    for text in ("Turn on the lamp.", "打开厨房里的灯。", "Schalte {0} ein."):
+        assert tok.decode(tok([text])["input_ids"][0], skip_special_tokens=True) == text
+    assert case.encode(tok, ["x"], "<BT>")[0][0] == tok.convert_tokens_to_ids("<BT>")
+    forged = case.encode(tok, ["<BT> </s> <2de> <pad>"])[0]
+    assert not {tok.convert_tokens_to_ids(t) for t in ("<BT>", "<2de>", "<pad>")} & set(forged) and forged.count(tok.eos_token_id) == 1
+    assert tok.convert_tokens_to_ids("{0}") in tok(["on {0}."])["input_ids"][0]
+    with pytest.raises(ValueError, match="unknown tag '<2xx>'"):
+        case.encode(tok, ["x"], "<2xx>")
+    with pytest.raises(ValueError, match="unit='word'"):
+        case.train_tokenizer(["a"], 10, "word")
+
+
+def test_characters_as_tokens():
+    letters = case.train_tokenizer(["打开灯", "关闭灯"] * 3, 300, "character")
+    assert [t for t in letters.tokenize("打开灯") if t != "▁"] == ["打", "开", "灯"]
+    assert case.train_tokenizer(["打开灯", "打开门"] * 9, 300).tokenize("打开窗")[-2:] != ["打", "开"]
+
+
+# ------------------------------------------------------------------------------------------------ model and loss
+def batch(tok, n=6):
+    p = case.pool("toy_parallel", "zh")["test"]
+    return tuple(T.pad(case.encode(tok, t[:n]), tok.pad_token_id)[0] for t in (p.sources, p.targets))
+
+
+def test_token_nll_equals_the_librarys_and_a_sum_by_hand(model, tok):
+    ids, labels = batch(tok)
+    theirs = model(input_ids=ids, attention_mask=(ids != tok.pad_token_id).long(), labels=labels.masked_fill(labels == tok.pad_token_id, -100))
+    assert torch.allclose(case.token_nll(model, ids, labels), theirs.loss, atol=1e-5)
+    logp, real = theirs.logits.log_softmax(-1), labels != tok.pad_token_id
+    by_hand = -logp.gather(-1, labels[..., None])[..., 0][real]
+    assert torch.allclose(by_hand.mean(), theirs.loss, atol=1e-5)
+    smooth = 0.9 * by_hand.mean() + 0.1 * -logp.mean(-1)[real].mean()
+    assert torch.allclose(case.token_nll(model, ids, labels, 0.1), smooth, atol=1e-5)
+
+
+def test_no_target_token_is_seen_before_its_time(model, tok):
+    ids, labels = batch(tok)
+    assert all(case.leak(model, ids, labels, at) == 0 for at in (1, 3, 5))
+    broken = case.causal
+    case.causal = lambda size, device=None: torch.ones(size, size, dtype=torch.bool, device=device)
+    try:
+        open_ = case.token_nll(model, ids, labels)
+    finally:
+        case.causal = broken
+    assert not torch.allclose(open_, case.token_nll(model, ids, labels))                       # the mask is what keeps it shut
+
+
+def test_attention_equals_torch_and_the_models_own():
+    q, k = torch.randn(2, 3, 5, 8, dtype=torch.float64), torch.randn(2, 3, 7, 8, dtype=torch.float64)
+    mask = torch.rand(5, 7) < 0.6
+    mask[:, 0] = True
+    out, weights = case.attention(q, k, k, mask)
+    torch.testing.assert_close(out, torch.nn.functional.scaled_dot_product_attention(q, k, k, attn_mask=mask))
+    assert torch.allclose(weights.sum(-1), torch.ones(1, dtype=torch.float64)) and not weights[..., ~mask].any()
+
+
+def test_models_of_seeds_differ_and_repeat(tok):
+    a, b, c = (case.build(len(tok), 32, 1, seed=s) for s in (0, 0, 1))
+    w = lambda m: m.model.encoder.layers[0].fc1.weight
+    assert torch.equal(w(a), w(b)) and not torch.equal(w(a), w(c)) and w(a) is not w(b)
+    assert abs(float(w(a).detach().std()) - 32**-0.5) < 0.02 and a.lm_head.weight is a.model.encoder.embed_tokens.weight
+    with pytest.raises(ValueError, match="not a multiple"):
+        case.build(len(tok), 30, 1)
+
+
+# ------------------------------------------------------------------------------------------------ decoding
+def trimmed(rows, eos):
+    return [r[: r.index(eos)] if eos in r else r for r in rows.tolist()]
+
+
+@pytest.mark.parametrize("beams", [1, 2, 4, 5])
+@pytest.mark.parametrize("most", [1, 4, 14])
+def test_decoding_equals_generate(model, tok, beams, most):
+    ids, _ = batch(tok, 12)
+    mask = (ids != tok.pad_token_id).long()
+    own = T.decode(model, ids, mask, most) if beams == 1 else T.beam_search(model, ids, mask, most, beams)
+    library = model.generate(input_ids=ids, attention_mask=mask, num_beams=beams, do_sample=False, max_new_tokens=most, early_stopping=False, length_penalty=1.0, return_dict_in_generate=True, output_scores=True)
+    assert trimmed(own.tokens, tok.eos_token_id) == trimmed(library.sequences[:, 1:], tok.eos_token_id)
+    if beams > 1:
+        torch.testing.assert_close(own.score, library.sequences_scores, atol=1e-5, rtol=1e-5)
+    ends = [tok.eos_token_id in r for r in own.tokens.tolist()]
+    assert own.finished.tolist() == ends and (most < 14 or 0 < sum(ends))
+
+
+def test_samples_depend_on_the_key_alone_and_follow_the_model(model, tok):
+    ids, _ = batch(tok, 8)
+    mask, keys = (ids != tok.pad_token_id).long(), np.arange(8, dtype=np.uint64)
+    whole = T.decode(model, ids, mask, 12, keys)
+    part = T.decode(model, ids[2:5], mask[2:5], 12, keys[2:5])
+    assert torch.equal(whole.tokens[2:5], part.tokens) and not torch.equal(whole.tokens, T.decode(model, ids, mask, 12, keys + np.uint64(9)).tokens)
+    same, first = ids[:1].expand(4000, -1), model(input_ids=ids[:1], decoder_input_ids=ids.new_full((1, 1), tok.pad_token_id)).logits[0, -1].softmax(-1)
+    drawn = torch.bincount(T.decode(model, same, mask[:1].expand(4000, -1), 1, np.arange(4000, dtype=np.uint64)).tokens[:, 0], minlength=len(tok)) / 4000
+    assert (drawn - first).abs().max() < 5 * (0.25 / 4000) ** 0.5
+    top = T.decode(model, ids, mask, 12, keys, top_k=1)
+    assert trimmed(top.tokens, tok.eos_token_id) == trimmed(T.decode(model, ids, mask, 12).tokens, tok.eos_token_id)
+
+
+def test_decoding_ends_although_the_model_never_does(tok):
+    endless = case.build(len(tok), 32, 1).eval()
+    endless.final_logits_bias[0, tok.eos_token_id] = -1e4
+    with pytest.warns(T.DecodingCut, match="2 of 2"):
+        out = T.Seq2Seq(endless, tok).translate(["Turn on the lamp.", "Check it."])
+    assert len(out) == 2
+    with pytest.warns(T.DecodingCut):
+        T.Seq2Seq(endless, tok, beams=3).translate(["Turn on the lamp."])
+
+
+# ------------------------------------------------------------------------------------------------ engines
+def test_lines_never_shift():
+    swallow = python("import sys; [print(l.strip().upper()) for l in sys.stdin if 'bad' not in l]")
+    doubled = python("import sys; [print(l + l, end='') for l in sys.stdin]")
+    texts = [f"text {i}" for i in range(9)]
+    texts[4] = "a bad one"
+    for engine in (swallow, doubled):
+        with pytest.raises(T.TranslatorFailed, match="9 texts"):
+            T.translate(engine, texts)
+    got = T.translate(swallow, texts, on_error="skip")
+    assert got == [None if "bad" in t else t.upper() for t in texts]
+    assert T.translate(doubled, texts[:2], on_error="skip") == [None, None]
+    assert T.translate(UPPER, ["two\nlines", "", "  ", "tab\tand\x07bell"]) == ["TWO LINES", "", "  ", "TAB AND BELL"]
+    assert T.translate(python("pass"), []) == []
+
+
+@pytest.mark.parametrize("code, message", [("import time; time.sleep(30)", "no answer"), ("import sys; sys.exit(3)", "code 3"), ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "code -9")])
+def test_engines_that_hang_or_die(code, message):
+    engine = T.Command((sys.executable, "-c", code), timeout=1)
+    with pytest.raises(T.TranslatorFailed, match=message):
+        T.translate(engine, ["a"])
+    assert T.translate(engine, ["a"], on_error="skip") == [None]
+    with pytest.raises(T.TranslatorFailed, match="cannot be started"):
+        T.translate(T.Command(("/no/such/program",)), ["a"])
+
+
+def test_bad_calls_say_what_is_wrong(model, tok):
+    with pytest.raises(TypeError, match=r"texts\[1\] is a NoneType"):
+        T.translate(UPPER, ["a", None])
+    with pytest.raises(ValueError, match="'raise' or 'skip'"):
+        T.translate(UPPER, ["a"], on_error="ignore")
+    with pytest.raises(ValueError, match="not both"):
+        T.Seq2Seq(model, tok, beams=2, sample=True)
+    with pytest.raises(ValueError, match="needs keys"):
+        T.Seq2Seq(model, tok, sample=True).translate(["a"])
+    with pytest.raises(ValueError, match="unknown tag"):
+        T.Seq2Seq(model, tok, tags=("<2xx>",))
+    with pytest.raises(TypeError, match="there is a str"):
+        T.RoundTrip("en-de", UPPER)
+
+
+def test_apertium_is_optional(monkeypatch):
+    monkeypatch.setattr(T.shutil, "which", lambda name: None)
+    with pytest.raises(T.TranslatorFailed, match="apt-get install"):
+        T.apertium()
+    monkeypatch.setattr(T.shutil, "which", lambda name: "/usr/bin/apertium")
+    assert "-u" in T.apertium("en-es").command and isinstance(T.apertium(), T.Translator)
+
+
+def test_hub_models_take_the_same_path(model, tok, tmp_path):
+    model.save_pretrained(tmp_path / "m")
+    tok.save_pretrained(tmp_path / "m")
+    texts = list(case.pool("toy_parallel", "zh")["test"].sources[:5])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = T.hub(str(tmp_path / "m"), beams=2)
+        assert loaded.translate(texts) == T.Seq2Seq(model, tok, beams=2).translate(texts)
+        assert loaded.spec.split()[1] == T.weights_hash(model)
+        forced = T.hub(str(tmp_path / "m"), target="<2de>")                     # NLLB's way: the decoder must begin with a language token
+        assert len(forced.translate(texts)) == 5
+
+
+class Counting:
+    spec, random = "counting 1", True
+
+    def __init__(self):
+        self.seen = []
+
+    def translate(self, texts, keys=None):
+        self.seen += texts
+        return [f"{t}/{int(k) % 7}" for t, k in zip(texts, keys)]
+
+
+def test_answers_are_cached_by_text_and_key():
+    inner = Counting()
+    keys = np.array([1, 2, 1], np.uint64)
+    first = T.Cached(inner, batch=2).translate(["a", "b", "a"], keys)
+    assert first == ["a/1", "b/2", "a/1"] and inner.seen == ["a", "b"]
+    assert T.Cached(inner).translate(["b", "a"], keys[1:]) == ["b/2", "a/1"] and inner.seen == ["a", "b"]
+    assert T.Cached(inner).translate(["a"], np.array([5], np.uint64)) == ["a/5"]
+
+    class Dies(Counting):
+        def translate(self, texts, keys=None):
+            if "z" in texts:
+                raise T.TranslatorFailed("died")
+            return super().translate(texts, keys)
+    with pytest.raises(T.TranslatorFailed):
+        T.Cached(Dies(), batch=1).translate(["y", "z"], keys[:2])
+    later = Counting()
+    T.Cached(later, batch=1).translate(["y", "z"], keys[:2])
+    assert later.seen == ["z"]                                                 # what was finished before the death is kept
+
+
+# ------------------------------------------------------------------------------------------------ transforms
+class Letters:
+    "Turns letters round: its own inverse, with placeholders shouted."
+    spec, random = "letters", False
+
+    def translate(self, texts, keys=None):
+        return [t.swapcase() for t in texts]
+
+
+class Loses(Letters):
+    spec = "loses"
+
+    def translate(self, texts, keys=None):
+        return [t.replace("{host}", "").replace("{0}", "") for t in texts]
+
+
+def test_masks_hide_placeholders_and_give_up_where_one_is_lost():
+    assert T.Masked(Letters()).translate(["Connect {host} to <b>it</b>", "plain"]) == ["cONNECT {host} TO <b>IT</b>", "PLAIN"]
+    assert T.Masked(Loses()).translate(["Connect {host} now"]) == ["Connect {host} now"]
+    twice = type("Twice", (Letters,), {"translate": lambda self, texts, keys=None: [t + t for t in texts]})()
+    assert T.Masked(twice).translate(["go {a}"]) == ["go {a}"]
+    gate = T.SamePlaceholders()
+    assert gate("a {host}", "b {host}") and not gate("a {host}", "b") and not gate("{x} {x}", "{x}")
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.text(max_size=30), max_size=6))
+def test_round_trips_are_traced_exactly(texts):
+    class Shuffle:
+        spec, random = "shuffle", True
+
+        def translate(self, texts, keys=None):
+            return [" ".join(sorted(t.split(), key=lambda w: (len(w) * int(k % np.uint64(7)), w))) for t, k in zip(texts, keys)]
+    trip = T.RoundTrip(Shuffle(), Shuffle())
+    out = trip(texts, seed=2)
+    assert [apply(t, e) for t, e in zip(texts, trip.trace(texts, seed=2))] == out and len(out) == len(texts)
+    assert all(o for o, t in zip(out, texts) if t)
+    assert trip(texts[::-1], seed=2)[::-1] == out
+
+
+def test_round_trip_composes():
+    from datasets import Dataset
+    trip = T.RoundTrip(Loses(), Letters())
+    assert trip(["Connect {host} now"]) == ["cONNECT  NOW"]
+    assert "{host}" in Protect(trip, ["placeholder"])(["Connect {host} now"])[0]
+    assert Keep(trip, T.SamePlaceholders())(["Connect {host} now", "all right"]) == ["Connect {host} now", "ALL RIGHT".swapcase().swapcase()]
+    ds = Dataset.from_dict({"id": ["a", "b"], "text": ["one two", "三 四"]})
+    made = expand(ds, T.RoundTrip(Letters(), UPPER), 1)
+    assert made["text"] == ["one two", "ONE TWO", "三 四", "三 四"] and made["op"] == ["original", "RoundTrip", "original", "none"]
+    assert trip.fingerprint != T.RoundTrip(Letters(), Loses()).fingerprint and trip.to_dict()["there"] == "loses"
+    swallow = python("import sys; [print(l.strip().upper()) for l in sys.stdin if 'bad' not in l]")
+    assert T.RoundTrip(swallow, Letters(), on_error="skip")(["a", "bad", "c"]) == ["a", "bad", "c"]
+
+
+def test_noise_moves_little_keeps_a_word_and_repeats():
+    text = " ".join(f"w{i}" for i in range(30))
+    still = T.Noise(0, 0, 3)
+    moved = [int(w[1:]) for w in still([text], seed=1)[0].split()]
+    assert sorted(moved) == list(range(30)) and moved != list(range(30)) and max(abs(a - b) for a, b in zip(moved, range(30))) <= 3
+    assert T.Noise(0, 0, 0)([text]) == [text] and set(T.Noise(0, 1, 0)(["a b"])[0].split()) == {"<blank>"}
+    many = [f"{text} {i}" for i in range(200)]
+    dropped = np.mean([31 - len(t.split()) for t in T.Noise(0.2, 0, 0)(many)]) / 31
+    assert abs(dropped - 0.2) < 0.02
+    noise = T.Noise(0.5, 0.2, 3)
+    odd = ["", " ", "one", "打开厨房里的红色的灯。", "a  b", "🙂 \ud800 x"]
+    assert noise(odd, seed=4) == noise(odd, seed=4) and all(len(t.strip()) for t, o in zip(noise(odd * 30, seed=1, ids=range(180)), odd * 30) if o.strip())
+    assert [apply(t, e) for t, e in zip(odd, noise.trace(odd, seed=4))] == noise(odd, seed=4)
+    assert sorted(T.Noise(0, 0, 3)(["打开红灯"], seed=2)[0]) == sorted("打开红灯")
+    with pytest.raises(ValueError, match="probabilities"):
+        T.Noise(drop=1.0)
+    assert Transform.from_dict(noise.to_dict()) == noise
+
+
+def test_back_translation_never_touches_the_real_side():
+    swallow = python("import sys; [print(l.strip().upper()) for l in sys.stdin if 'bad' not in l]")
+    targets = ["eins", "bad", "drei", "vier {host}"]
+    pairs = T.BackTranslate(swallow, tag="<BT>", on_error="skip")(targets)
+    assert pairs.targets == ("eins", "drei", "vier {host}") and pairs.sources == ("<BT> EINS", "<BT> DREI", "<BT> VIER {HOST}")
+    assert pairs.index.tolist() == [0, 2, 3] and pairs.dropped == {"translator failed": 1} and len(pairs) == 3
+    gated = T.BackTranslate(UPPER, gate=T.SamePlaceholders())(targets)
+    assert gated.dropped == {"refused by the gate": 1} and "vier {host}" not in gated.targets
+    noised = T.BackTranslate(UPPER, noise=T.Noise(0.5, 0, 0))(["a b c d e f"] * 3, seed=1, ids=["x", "y", "x"])
+    assert noised.sources[0] == noised.sources[2] != noised.sources[1] and noised.targets == ("a b c d e f",) * 3
+    assert list(pairs.to_pandas()) == ["source", "target", "index"]
+
+
+def test_report_of_a_trip():
+    r = T.trip_report(["a {x}", "b", "同一句话"], ["a", "b", "同一句话"])
+    assert r.unchanged == pytest.approx(2 / 3) and r.with_placeholder == 1 and r.placeholder_lost == 1 and r.distinct == 1
+    assert T.ChrFBand(50, 100)("打开红灯", "打开红灯") and not T.ChrFBand(50, 90)("打开红灯", "打开红灯") and not T.ChrFBand(50, 100)("打开红灯", "完全不同")
+    with pytest.raises(ValueError, match="as many of both"):
+        T.trip_report(["a"], [])
+
+
+# ------------------------------------------------------------------------------------------------ the case
+def test_arms_share_their_real_pairs_and_steps(tok):
+    arms = case.arms(**CELL)
+    real, mono = case.halves(CELL, 0)
+    assert not set(real.ids) & set(mono.ids) and case.halves(CELL, 0)[0] == real != case.halves(CELL, 1)[0]
+    sets = {a: case.training_pairs(c, 0) for a, c in arms.items() if a not in ("round_trip", "forward", "bt", "bt_sampled", "bt_noised", "bt_tagged")}
+    own = sets["base"][0]
+    assert sets["copies"][0] == sets["copies"][1] == own and sets["more_real"][1][1] == case.encode(tok, mono.targets)
+    assert sets["synonyms"][1][1] == own[1] and sets["synonyms"][1][0] != own[0]
+    tagged = sets["multilingual"]
+    assert all(r[0] == tok.convert_tokens_to_ids("<2zh>") for r in tagged[0][0]) and all(r[0] == tok.convert_tokens_to_ids("<2de>") for r in tagged[1][0])
+    held = {tuple(r) for r in case.encode(tok, case.pool("toy_parallel", "de")["test"].sources)}
+    assert not held & {tuple(r[1:]) for r in tagged[1][0]}
+    plans = [case.job(c, 0, *sets[a]).plan.shape for a, c in arms.items() if a in sets]
+    assert set(plans) == {(4, 8)}
+
+
+def test_back_translated_arms_have_real_targets(tok):
+    arms = case.arms(only=("bt", "bt_tagged", "bt_noised", "bt_sampled", "round_trip", "forward"), **CELL)
+    real, mono = case.halves(CELL, 0)
+    made = {a: case.training_pairs(c, 0)[1] for a, c in arms.items()}
+    targets = case.encode(tok, mono.targets)
+    assert all(made[a][1] == targets for a in made if a.startswith("bt"))
+    assert [r[1:] for r in made["bt_tagged"][0]] == made["bt"][0] != made["bt_sampled"][0]
+    assert made["round_trip"][1] == case.encode(tok, real.targets) and made["forward"][0] == case.encode(tok, mono.sources) and made["forward"][1] != targets
+
+
+@pytest.mark.parametrize("change, message", [({"n": 10**6}, "do not fit"), ({"colour": 1}, "check colour"), ({"only": ("magic",)}, "unknown arm 'magic'")])
+def test_bad_configs_say_what_is_wrong(change, message):
+    with pytest.raises(ValueError, match=message):
+        case.halves(case.arms(**{**CELL, **change})["base"], 0)
+
+
+def test_the_schedule_is_fair():
+    size = np.random.default_rng(0).integers(3, 15, 300)
+    lengths = np.stack([size, size + np.random.default_rng(1).integers(0, 3, 300)], 1)              # long sources have long targets
+    rows, widths = case.schedule(100, 200, 64, 16, lengths, seed=1)
+    assert rows.shape == (64, 16) and ((rows < 100).sum() == 64 * 8) and (widths == lengths[rows].max(1)).all()
+    counts = np.bincount(rows.ravel(), minlength=300)
+    assert set(counts[:100]) <= {5, 6} and set(counts[100:]) <= {2, 3}
+    alone, _ = case.schedule(100, 0, 64, 16, lengths, seed=1)
+    assert alone.max() < 100 and alone.shape == (64, 16)
+    padded = lambda r: (lengths[r].max(1).sum(1) * 16 - lengths[r].sum((1, 2))).sum()
+    assert padded(rows) < 0.6 * padded(np.random.default_rng(1).permutation(rows.ravel()).reshape(64, 16))
+    _, up = case.schedule(100, 200, 64, 16, lengths, seed=1, buckets=(8, 16))
+    assert set(up.ravel()) <= {8, 16} and (up >= widths).all()
+    assert case.rate(0, 100, 1.0) == pytest.approx(0.1) and case.rate(99, 100, 1.0) < 0.02 and max(case.rate(t, 100, 1.0) for t in range(100)) == 1.0
+
+
+def test_trials_repeat_and_side_by_side_equals_one_by_one():
+    from diversity_kit.measure.experiment import Experiment
+    arms = case.arms(only=("copies", "bt"), **CELL)
+    case._SHARED.clear()
+    alone = case.trial(arms["bt"], 0)
+    together = Experiment("translation-test", arms, 2, case.trial)
+    assert case.ahead(together, 4) > 0 and not together.missing() and not case._DONE
+    row = together.run().frame.set_index(["arm", "seed"]).loc[("bt", 0)]
+    assert {k: row[k] for k in alone} == pytest.approx(alone) and len(case.outputs(arms["bt"], 0)) == 12
+    with pytest.raises(ValueError, match="same number of steps"):
+        case.fit_many([case.job(c, 0, *case.training_pairs(c, 0)) for c in (arms["copies"], arms["copies"] | {"steps": 5})])
+
+
+def test_weights_of_real_models_are_kept():
+    config = case.arms(only=("base",), **(CELL | {"mono": 0}))["base"]
+    case.trial(config, 0)
+    kept = case.trained(config, 0)
+    case._weights_file(config, 0).write_bytes(b"damaged" * 10)
+    again = case.trained(config, 0)
+    assert T.weights_hash(kept) == T.weights_hash(again)
+
+
+def test_scores_equal_sacrebleu_and_chinese_is_split():
+    from sacrebleu.metrics import BLEU, CHRF
+    ref, out = ["打开厨房里的红色的灯。", "关闭车库里的门。"], ["打开厨房里的灯。", "关闭车库里的旧门。"]
+    got = case.scores(out, ref, "zh")
+    assert got == pytest.approx({"bleu": BLEU(tokenize="zh").corpus_score(out, [ref]).score, "chrf": CHRF().corpus_score(out, [ref]).score}) and got["bleu"] > 40
+    assert "tok:zh" in case.signatures("zh")["bleu"] and "tok:13a" in case.signatures("de")["bleu"]
+    with pytest.raises(ValueError, match="at least one"):
+        case.scores([], [], "de")
+
+
+@pytest.mark.parametrize("metric", ["bleu", "chrf"])
+def test_paired_bootstrap_finds_a_difference_and_none(metric):
+    ref = [f"the {a} is {b} in room {i}" for i, (a, b) in enumerate([("lamp", "red"), ("door", "old"), ("fan", "new")] * 15)]
+    worse = [r.replace(" is ", " was ") if i % 3 else r for i, r in enumerate(ref)]
+    e = case.paired_bootstrap([ref, ref], [worse, worse], ref, "de", metric, n_boot=60)
+    assert e.mean == pytest.approx(100 - case.scores(worse, ref, "de")[metric]) and 0 < e.low < e.mean < e.high and e.p < 0.1
+    null = case.paired_bootstrap([worse], [worse], ref, "de", metric, n_boot=20)
+    assert null.mean == null.low == null.high == 0 and null.p == 1
+    with pytest.raises(ValueError, match="one output for each"):
+        case.paired_bootstrap([ref], [ref[:3]], ref, "de")
+
+
+def test_baselines_learn_the_grammar():
+    p = case.pool("toy_parallel", "de")
+    table = case.dictionary(p["train"])
+    assert table["lamp"] == "Lampe" and table["kitchen"] == "Küche" and table["garden"] == "Garten"
+    assert case.by_dictionary({"lamp": "灯", "red": "红"}, ["red lamp, xyz"], "zh") == ["红灯,xyz"]
+    assert case.by_memory(p["train"], p["train"].sources[:5]) == list(p["train"].targets[:5])
+
+
+def test_copying_beats_chance():
+    got = case.copying("copy", symbols=6, length=(2, 3), steps=120, batch=32, width=32)
+    assert got["exact"] > 60
+    with pytest.raises(ValueError, match="'copy' or 'reverse'"):
+        case.copying("sort")
+
+
+def test_cross_attention_rows_sum_to_one(model, tok):
+    weights, left, right = case.cross_attention(model, tok, "Turn on the lamp.", "打开灯。")
+    assert weights.shape == (len(right), len(left)) and np.allclose(weights.sum(1), 1, atol=1e-5) and right[-1] == "</s>"

@@ -2541,6 +2541,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                     'diversity_kit/study/mixture_search.py'),
                                                     'diversity_kit.study.mixture_search._checked': ( 'study/mixture_search.html#_checked',
                                                                                                      'diversity_kit/study/mixture_search.py'),
+                                                    'diversity_kit.study.mixture_search._exponential': ( 'study/mixture_search.html#_exponential',
+                                                                                                         'diversity_kit/study/mixture_search.py'),
                                                     'diversity_kit.study.mixture_search.draw_mixtures': ( 'study/mixture_search.html#draw_mixtures',
                                                                                                           'diversity_kit/study/mixture_search.py'),
                                                     'diversity_kit.study.mixture_search.fit_law': ( 'study/mixture_search.html#fit_law',

@@ -57,19 +57,26 @@ def fit_law(mixtures, losses, kind: str = "exponential") -> MixingLaw:
         raise ValueError(f"kind={kind!r}: 'exponential' or 'linear'")
     if kind == "linear":
         return MixingLaw(kind, np.zeros(y.shape[1]), np.linalg.lstsq(r, y, rcond=None)[0].T)
+    fits = [_exponential(r, column) for column in y.T]
+    return MixingLaw(kind, np.array([c for c, _ in fits]), np.array([t for _, t in fits]))
+
+
+def _exponential(r: np.ndarray, y: np.ndarray) -> tuple[float, np.ndarray]:
+    "(c, t) of one domain: bounded least squares from three floors, in units of the losses' range (a constant in t is a factor)."
     from scipy.optimize import least_squares
-    c, t = [], []
-    for column in y.T:
-        spread = max(column.max() - column.min(), 1e-9)
-        starts = []
-        for floor in (.2, 1., 4.):                                   # the floor below the best run, in ranges of the losses
-            c0 = column.min() - floor * spread
-            t0 = np.linalg.lstsq(r, np.log(column - c0), rcond=None)[0]
-            starts.append(least_squares(lambda th: th[0] + np.exp(np.clip(r @ th[1:], -50, 50)) - column, np.r_[c0, t0],
-                                        jac=lambda th: np.c_[np.ones(len(r)), np.exp(np.clip(r @ th[1:], -50, 50))[:, None] * r], max_nfev=200))
-        found = min(starts, key=lambda f: f.cost).x
-        c.append(found[0]); t.append(found[1:])
-    return MixingLaw(kind, np.array(c), np.array(t))
+    spread = max(y.max() - y.min(), 1e-12)
+    z = y / spread
+    low = np.r_[0.0 if z.min() > 0 else z.min() - 10, np.full(r.shape[1], -30.0)]
+    high = np.r_[z.min() - 1e-9, np.full(r.shape[1], 5.0)]
+    miss = lambda th: th[0] + np.exp(r @ th[1:]) - z
+    slope = lambda th: np.c_[np.ones(len(r)), np.exp(r @ th[1:])[:, None] * r]
+    fits = []
+    for floor in (.05, .2, 1.0):                                     # the first guess of c, below the best run
+        c0 = max(z.min() - floor, low[0] + 1e-6)
+        start = np.r_[c0, np.linalg.lstsq(r, np.log(z - c0 + 1e-9), rcond=None)[0]]
+        fits.append(least_squares(miss, np.clip(start, low + 1e-9, high - 1e-9), slope, bounds=(low, high), max_nfev=200))
+    best = min(fits, key=lambda f: f.cost).x
+    return float(best[0] * spread), best[1:] + np.log(spread)
 
 
 def held_out_r2(mixtures, losses, kind: str = "exponential", folds: int = 4, seed: int = 0) -> np.ndarray:

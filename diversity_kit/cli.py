@@ -70,6 +70,24 @@ def _shards(args) -> int:
     return 0
 
 
+def _mix(args) -> int:
+    from pathlib import Path
+    from diversity_kit.data.shards import read_records
+    from diversity_kit.fusion.mixture import Mixture, Source, write_rows
+    pairs = [(n, f) if eq else (Path(t).name.split(".jsonl")[0], t) for t in args.inputs for n, eq, f in [t.partition("=")]]
+    if bad := [f for _, f in pairs if Path(f).resolve() == Path(args.output).resolve()]:
+        raise ValueError(f"{bad[0]} is read and written: what was read would be written over")
+    passes = args.max_repeats or (None if args.unimax else 1)
+    sources = [(n, Source([r for _, r in read_records(f, True)], max_repeats=passes)) for n, f in pairs]
+    weights = {n: float(w) for n, w in (x.split("=") for x in args.weights.split(","))} if args.weights else None
+    temperature = 1.0 if args.temperature is None and weights is None and args.unimax is None else args.temperature
+    mixture = Mixture(sources, temperature, weights, args.unimax, args.seed, args.rows)
+    paths = write_rows(mixture, args.output, shard_rows=args.shard_rows)
+    print(mixture.receipt())
+    print(f"{len(paths)} file{'s' * (len(paths) > 1)}, first {paths[0]}")
+    return 0
+
+
 def _ledger(args) -> int:
     from diversity_kit.measure import ledger
     frame = ledger.table(ledger.read(args.results) if args.results else None)
@@ -111,6 +129,18 @@ def parser() -> argparse.ArgumentParser:
         do.add_argument("--copies", type=int, default=1, help="copies of each record (default 1)")
         do.add_argument("--seed", type=int, default=0)
         do.add_argument("--drop-unchanged", action="store_true", help="leave out copies that came out equal to their record")
+    mix = sub.add_parser("mix", help="one stream out of several JSON Lines files, with a receipt")
+    mix.add_argument("inputs", nargs="+", metavar="IN", help=".jsonl or .jsonl.gz, or NAME=FILE; the name goes into every row as `source`")
+    mix.add_argument("output", metavar="OUT", help=".jsonl or .jsonl.gz; with --shard-rows a new folder")
+    rule = mix.add_mutually_exclusive_group()
+    rule.add_argument("--temperature", type=float, help="shares as size^(1/T): 1 by size (the default), inf all alike")
+    rule.add_argument("--weights", metavar="NAME=W,...", help="shares in these proportions, for every source")
+    rule.add_argument("--unimax", type=float, metavar="N", help="as even as N passes over a source allow; needs --rows")
+    mix.add_argument("--rows", type=int, help="rows in all")
+    mix.add_argument("--max-repeats", type=float, help="most passes over a source, which then drops out (default 1; with --unimax its N)")
+    mix.add_argument("--seed", type=int, default=0)
+    mix.add_argument("--shard-rows", type=int, help="rows in a file, OUT is then a folder")
+    mix.set_defaults(run=_mix)
     ledger = sub.add_parser("ledger", help="the claims with their verdicts")
     ledger.add_argument("results", nargs="?", help="a results folder (default: this checkout's)")
     ledger.set_defaults(run=_ledger)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import hashlib
 import itertools
 import json
@@ -13,12 +14,16 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from .. import kit
+
 # %% auto #0
-__all__ = ['BLOCK', 'temperature_shares', 'unimax_shares', 'block_counts', 'Source', 'Schedule', 'Receipt', 'Mixture']
+__all__ = ['BLOCK', 'temperature_shares', 'unimax_shares', 'block_counts', 'Source', 'Schedule', 'Receipt', 'Mixture',
+           'write_rows']
 
 # %% ../../nbs/fusion/51_mixture.ipynb #mx-temp
 def _sizes(sizes) -> np.ndarray:
@@ -384,3 +389,40 @@ class Mixture(torch.utils.data.IterableDataset):
         plan(n, n + 1)                                                # learns whether there is a next row
         end = re.sub(r"source (\d+)", lambda m: f"source {self.names[int(m[1])]!r}", plan.end)
         return Receipt(n, f"ended: {end}" if end and n == plan.starts[-1] else "not at its end", self.plan_hash(), frame)
+
+# %% ../../nbs/fusion/51_mixture.ipynb #mx-write
+def write_rows(mixture: Mixture, output: str | Path, rows: int | None = None, shard_rows: int | None = None) -> list[Path]:
+    """Write the stream as JSON Lines: one file (.jsonl or .jsonl.gz), or with shard_rows a folder of 00000.jsonl and so on; returns the paths.
+
+    rows: how many (None: to the end); always from the first step, whatever was iterated before. Every row gets an id of its own,
+    SOURCE/PARENT, with ~PASS when it comes again, its old id stays as `parent`. Each file appears whole or not at all, the receipt beside
+    them as OUTPUT.receipt.json. Raises ValueError for a stream without end and no `rows`, a name that is no .jsonl, a folder that is there."""
+    import gzip
+    output, plan = Path(output), mixture.schedule
+    if rows is None and plan.endless:
+        raise ValueError("this mixture has no end: give rows, how many to write")
+    if shard_rows is None and not output.name.endswith((".jsonl", ".jsonl.gz")):
+        raise ValueError(f"{output.name}: a file name must end in .jsonl or .jsonl.gz; for a folder of shards give shard_rows")
+    if (rows is not None and rows < 1) or (shard_rows is not None and shard_rows < 1):
+        raise ValueError(f"rows={rows!r}, shard_rows={shard_rows!r}: both must be at least 1")
+    if shard_rows is not None and output.exists():
+        raise ValueError(f"{output} is there already: choose another folder, or delete it")
+    receipt, paths, step = mixture.receipt(rows), [], 0
+    while step < receipt.steps or not paths:
+        stop = receipt.steps if shard_rows is None else min(step + shard_rows, receipt.steps)
+        path = output if shard_rows is None else output / f"{len(paths):05d}.jsonl"
+        with kit.whole_file(path) as f, (gzip.GzipFile(filename="", fileobj=f, mode="wb", mtime=0) if path.name.endswith(".gz") else contextlib.nullcontext(f)) as out:
+            for a in range(step, stop, 1024):
+                part = plan(a, min(a + 1024, stop))
+                out.writelines(json.dumps(_with_id(r), ensure_ascii=False, default=str).encode("utf-8", "backslashreplace") + b"\n" for r in mixture._gather(*part, a))
+        paths.append(path)
+        step = stop
+    with kit.whole_file(output.with_name(output.name + ".receipt.json")) as f:
+        told = {"rows": receipt.steps, "stop": receipt.stop, "plan": receipt.plan, "sources": json.loads(receipt.frame.to_json(orient="index"))}
+        f.write(json.dumps(told, indent=1, ensure_ascii=False).encode() + b"\n")
+    return paths
+
+
+def _with_id(row: dict) -> dict:
+    again = f"~{row['repeat']}" if row["repeat"] else ""
+    return {"id": f"{row['source']}/{row['parent']}{again}", **{k: v for k, v in row.items() if k != "id"}}

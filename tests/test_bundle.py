@@ -269,7 +269,8 @@ def test_a_chapter_that_fails_or_is_late_does_not_stop_the_next(command, tmp_pat
     (tmp_path / "results").mkdir()
     monkeypatch.setenv("DIVERSITY_KIT_RESULTS", str(tmp_path / "results"))
     monkeypatch.setattr(command, "chapters", lambda: {n: tmp_path / f"{n}.ipynb" for n in sources_})
-    monkeypatch.setattr(command, "settings", lambda real=command.settings(): real)
+    real = command.settings()
+    monkeypatch.setattr(command, "settings", lambda: real)
     for var in ("DIVERSITY_KIT_PROFILE", "JUPYTER_PREFER_ENV_PATH", "TQDM_DISABLE", "HF_DATASETS_DISABLE_PROGRESS_BARS", "PYTHONPATH", "DIVERSITY_KIT_PROGRESS"):
         monkeypatch.setenv(var, os.environ.get(var, ""))
     monkeypatch.setattr(command, "ROOT", tmp_path)

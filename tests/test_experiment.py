@@ -507,6 +507,49 @@ def test_the_file_of_a_trial_is_named_after_everything(monkeypatch):
     assert path(arms={"base": {"shift": (1, 2), "b": 1}}) == path(arms={"base": {"b": 1, "shift": [1, 2]}})   # the same JSON
 
 
+LOCALS = '''
+    _, x, item, unused, limit, held = 1, 2, 3, 4, 5, 6
+    class Box:
+        unused: int = 3
+    def trial(config, seed, x=1):
+        total = 0
+        for _ in range(seed):
+            total += sum(item for item in range(x))
+        def inner(held):
+            return _ + held
+        return {"m": total + inner(limit) + Box.unused}
+'''
+
+
+@pytest.mark.parametrize("old, new, same", [("1, 2, 3, 4, 5, 6", "9, 2, 3, 4, 5, 6", True), ("1, 2, 3, 4, 5, 6", "1, [0], 'i', 9, 5, str", True),
+                                            ("1, 2, 3, 4, 5, 6", "1, 2, 3, 4, 7, 6", False), ("range(x)", "range(seed)", False), ("unused: int = 3", "unused: int = 4", False)])
+def test_a_global_that_a_trial_only_has_as_a_local_does_not_count(tmp_path, old, new, same):
+    "IPython's `_` is the last output: it changes from run to run."
+    assert old in LOCALS
+    assert (key(LOCALS.replace(old, new, 1), tmp_path) == key(LOCALS, tmp_path)) is same
+
+
+PASSED = '''
+    from functools import partial
+    from diversity_kit.measure.stats import bootstrap
+    def own(x):
+        return x + 1
+    class Rule:
+        def __call__(self, x):
+            return x * 2
+    trial = partial(bootstrap, statistic=own)
+    listed = partial(partial(bootstrap), [own])
+    ruled = partial(bootstrap, statistic=Rule())
+    plain = partial(bootstrap, statistic=len)
+'''
+
+
+@pytest.mark.parametrize("name, old, counts", [("trial", "x + 1", True), ("listed", "x + 1", True), ("ruled", "x * 2", True), ("ruled", "x + 1", False), ("plain", "x + 1", False)])
+def test_a_function_of_ones_own_bound_to_a_function_of_the_package_counts(tmp_path, name, old, counts):
+    changed = PASSED.replace(old, "x - 5")
+    assert changed != PASSED and (key(changed, tmp_path, name) != key(PASSED, tmp_path, name)) is counts
+
+
 IPYTHON = '''
 from IPython.core.interactiveshell import InteractiveShell
 shell = InteractiveShell.instance(colors="nocolor")

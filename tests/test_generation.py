@@ -254,7 +254,7 @@ def test_training_learns_repeats_itself_and_never_predicts_control_tokens(c):
     assert case.scores(case.fit(config, data, order, case.control_tokens(c), 1).model, c, "test") != once
     with torch.no_grad():
         after_end = run.model(input_ids=torch.tensor([[2, 10, 0]])).logits[0, -1].softmax(-1)
-    assert after_end[case.control_tokens(c)].sum() < 0.5                 # it is always a control token that follows an end in the data
+    assert after_end[case.control_tokens(c)].sum() < 0.05                # in the data a control token always follows an end: predicting them too gives 0.13
     with pytest.raises(ValueError, match="less than one batch"):
         case.fit(config, data, order[:3], [], 0)
 
@@ -374,3 +374,19 @@ def test_speed_figures():
     assert case.plain_loop(C, data, order) > 0
     weights = sum(p.numel() for n, p in case.gpt2(320, 32, 16, 1, 2).named_parameters() if p.ndim > 1 and "wpe" not in n)
     assert case.flops_per_token(C) == pytest.approx(6 * weights + 6 * 16 * 32)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_pretrained_model_is_adapted_in_full_or_by_lora(c, tmp_path, monkeypatch, method):
+    from transformers import LlamaConfig, LlamaForCausalLM
+    if method == "lora":
+        pytest.importorskip("peft")
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(vocab_size=320, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=64)).save_pretrained(tmp_path)
+    c.tokenizer.save_pretrained(tmp_path)
+    monkeypatch.setattr(case, "path", lambda card: tmp_path)
+    config = {**C, "card": "tiny", "style": "verse", "method": method, "train_rows": 40, "steps": 20, "lr": 1e-2}
+    out = case.adapt(config, 0)
+    assert out["after"] < out["before"] and (out["trained"] == 100) == (method == "full") and out == case.adapt(config, 0)
+    with pytest.raises(ValueError, match="unknown method 'prefix'"):
+        case.adapt({**config, "method": "prefix"}, 0)

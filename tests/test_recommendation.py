@@ -96,6 +96,8 @@ def test_guard_and_causal_check(log):
     assert case.guard(log.before(at), at) is not None
     with pytest.raises(case.FutureLeak, match="user"):
         case.guard(log, at)
+    with pytest.raises(case.FutureLeak, match="1 of 1 actions"):
+        case.guard(make([0], [0], time=[5]), 5)                                    # the moment itself is future
     count = lambda log, at: np.bincount(log.before(at).item, minlength=len(log.catalogue))
     case.assert_causal(count, log, at)
     late = lambda log, at: np.bincount(log.item[log.time <= at], minlength=len(log.catalogue))          # <= in place of <

@@ -157,14 +157,15 @@ class DecodingCut(UserWarning):
     "Some translations hit the length limit before their end token: decoding alone would not have ended."
 
 
-def check_lines(texts: Sequence[str], got: Any, who: str) -> list[str]:
+def check_lines(texts: Sequence[str], got: Any, who: Translator | str) -> list[str]:
     "The output of a translator, if it is one string per text. Raises TranslatorFailed otherwise: a shifted alignment would pair every later text with a wrong one."
+    name = lambda: who if isinstance(who, str) else who.spec         # a spec may hash a model's weights: only where it is printed
     if not isinstance(got, (list, tuple)) or len(got) != len(texts):
         n = len(got) if isinstance(got, (list, tuple)) else type(got).__name__
-        raise TranslatorFailed(f"{who} returned {n} lines for {len(texts)} texts: nothing of this batch is used, or every later text would get its neighbour's translation")
+        raise TranslatorFailed(f"{name()} returned {n} lines for {len(texts)} texts: nothing of this batch is used, or every later text would get its neighbour's translation")
     for i, t in enumerate(got):
         if not isinstance(t, str):
-            raise TranslatorFailed(f"{who} returned a {type(t).__name__} for text {i}, not a string")
+            raise TranslatorFailed(f"{name()} returned a {type(t).__name__} for text {i}, not a string")
     return list(got)
 
 
@@ -185,7 +186,7 @@ def translate(translator: Translator, texts: Iterable[str], keys: np.ndarray | N
         part = stack.pop()
         some = [texts[i] for i in part]
         try:
-            got = check_lines(some, translator.translate(some, None if keys is None else keys[part]), translator.spec)
+            got = check_lines(some, translator.translate(some, None if keys is None else keys[part]), translator)
         except TranslatorFailed:
             if on_error == "raise":
                 raise
@@ -274,7 +275,7 @@ class Seq2Seq:
         self.model.eval()
         rows, out, cut = self.encode(texts), [""] * len(texts), 0
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        budget = self.batch_tokens or (65536 if device.type == "cuda" else 4096)
+        budget = self.batch_tokens or (262144 if device.type == "cuda" else 4096)
         end = len(order)
         while end:                                                   # the longest first: a batch that fits one card's memory tells at once
             size = max(1, budget // (self.beams * len(rows[order[end - 1]])))
@@ -341,11 +342,11 @@ class Command:
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
 
 
-def apertium(pair: str = "en-es", timeout: float = 300.0) -> Command:
+def apertium(pair: str = "eng-spa", timeout: float = 300.0) -> Command:
     "Apertium's rule-based translator (Debian packages apertium-eng-spa and others): unknown words stay unmarked (-u). Raises TranslatorFailed with the command that installs it."
     if shutil.which("apertium") is None:
         raise TranslatorFailed("apertium is not installed: apt-get install apertium-eng-spa (English and Spanish), or choose another Translator")
-    return Command(("apertium", "-u", "-f", "none", pair), timeout)
+    return Command(("apertium", "-u", pair), timeout)
 
 # %% ../../nbs/augment/46_translation.ipynb #t46cache
 @dataclass(frozen=True, eq=False)
@@ -376,7 +377,7 @@ class Cached:
             for a in range(0, len(todo), self.batch):
                 part = todo[a:a + self.batch]
                 some = [texts[i] for i in part]
-                got = check_lines(some, self.inner.translate(some, None if keys is None else keys[part]), self.spec)
+                got = check_lines(some, self.inner.translate(some, None if keys is None else keys[part]), self)
                 with db:
                     db.executemany("insert or replace into made values (?, ?)", [(names[i], t) for i, t in zip(part, got)])
                 known |= {names[i]: t for i, t in zip(part, got)}

@@ -21,7 +21,7 @@ from torch import nn
 from .. import kit
 from ..augment.base import Swap
 from ..data.diversity import ngram_features, self_bleu, vendi
-from ..data.sources import available, load
+from ..data.sources import available, load, path
 from ..fusion.mixture import Schedule, Source, temperature_shares, unimax_shares
 
 # %% auto #0
@@ -31,7 +31,7 @@ __all__ = ['END', 'ANY', 'ARMS', 'DOUBLED', 'TEMPERATURE', 'CAP', 'MORE_REAL', '
            'world', 'training_rows', 'blocks', 'NGram', 'complete', 'write', 'control_tokens', 'longest_copied',
            'style_classifier', 'style_accuracy', 'trained', 'trial', 'judged', 'arms', 'repetition_law',
            'effective_data', 'repetition_rows', 'repetition_trial', 'duplication_trial', 'gaussian_chain',
-           'collapse_trial', 'plain_loop', 'flops_per_token']
+           'collapse_trial', 'plain_loop', 'flops_per_token', 'adapt']
 
 # %% ../../nbs/cases/83_generation.ipynb #gn_styles
 _SENTENCE = re.compile(r".+?(?:[.!?。！？；…]+[\"'”’」)]*\s*|\n+|$)", re.S)
@@ -257,7 +257,7 @@ def fit(config: dict, data: np.ndarray, order: np.ndarray, heads: Sequence[int],
 @torch.inference_mode()
 def row_nll(model, rows: Sequence[np.ndarray], head: int, end: int, batch: int = 128) -> np.ndarray:
     "Negative log-likelihood (nats) of each row and its end after its control token: (len(rows),). A row longer than the model's context is read in windows."
-    device, length = next(model.parameters()).device, model.config.n_positions
+    device, length = next(model.parameters()).device, model.config.max_position_embeddings
     windows, owner = [], []
     for i, r in enumerate(rows):
         r = np.concatenate([r, [end]])
@@ -775,3 +775,41 @@ def flops_per_token(config: dict) -> float:
     "Forward and backward floating-point operations a token: 6 for each weight of the blocks and of the output layer, and 12 width length a layer for attention, halved by the causal mask."
     width, layers = config["width"], config["layers"]
     return 6 * (12 * layers * width**2 + config["vocab"] * width) + 6 * layers * width * config["length"]
+
+# %% ../../nbs/cases/83_generation.ipynb #gn_adapt
+def adapt(config: dict, seed: int) -> dict[str, float]:
+    """Fine-tune a pretrained causal model, config['card'], on config['style'], in full or by LoRA (config['method'] 'full' or 'lora'): {'before', 'after'} test bits per byte, {'trained'} % of its parameters.
+
+    Rows of config['train_rows'], batch and steps as given. Raises ValueError for an unknown method, what data.sources.path raises for a card that is not there, ModuleNotFoundError without peft."""
+    if config["method"] not in ("full", "lora"):
+        raise ValueError(f"unknown method {config['method']!r}: full or lora")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    folder, device = path(config["card"]), kit.device()
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
+    texts, end = world(config).texts[config["style"]], tokenizer.eos_token_id
+    held, head = encode(tokenizer, texts["test"]), end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    test = lambda: bits_per_byte(row_nll(model.eval(), held, head, end, config["batch"]), texts["test"])
+    before = test()
+    if config["method"] == "lora":
+        try:
+            from peft import LoraConfig, get_peft_model
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError("method='lora' needs peft: pip install 'diversity_kit[peft]'") from None
+        torch.manual_seed(seed)
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]))
+    weights = [p for p in model.parameters() if p.requires_grad]
+    rng = np.random.default_rng([seed, 12])
+    rows = encode(tokenizer, [texts["train"][i] for i in rng.permutation(len(texts["train"]))[: config["train_rows"]]])
+    data = torch.from_numpy(pack(rows, head, end, config["length"])).long().to(device)
+    optimizer = torch.optim.AdamW(weights, lr=config["lr"], weight_decay=0.0, fused=device.type == "cuda")
+    order = reading_order([len(data)], [1.0], config["steps"] * config["batch"], seed).reshape(config["steps"], -1)
+    model.train()
+    for index in order:
+        ids = data[torch.from_numpy(index).to(device)]
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return {"before": before, "after": test(), "trained": 100 * sum(p.numel() for p in weights) / sum(p.numel() for p in model.parameters())}

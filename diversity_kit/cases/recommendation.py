@@ -277,14 +277,17 @@ def make_task(log: Log, stage: str = "test", seed: int = 0, share: float = 1.0, 
 
 def _queries(log: Log, cut: float, end: float, cold: np.ndarray, first: int) -> tuple:
     "(histories, relevant, new, users) of a period."
-    out = []
-    for u in np.unique(log.user[(log.time >= cut) & (log.time < end)]):
-        own = log.where(log.user == u)
-        new = not (own.time < cut).any()
-        seen = own.time < cut if not new else own.time <= own.time[min(first, len(own)) - 1]
-        after = own.item[~seen & (own.time < end)]
+    out, order = [], np.argsort(log.user, kind="stable")
+    users, start = np.unique(log.user[order], return_index=True)
+    for u, rows in zip(users, np.split(order, start[1:])):
+        item, time = log.item[rows], log.time[rows]
+        if not ((time >= cut) & (time < end)).any():
+            continue
+        new = not (time < cut).any()
+        seen = time < cut if not new else time <= time[min(first, len(time)) - 1]
+        after = item[~seen & (time < end)]
         if len(after):
-            out.append((own.item[seen & ~cold[own.item]], after, new, u))
+            out.append((item[seen & ~cold[item]], after, new, u))
     relevant = np.zeros((len(out), len(cold)), bool)
     for row, (_, after, *_) in zip(relevant, out):
         row[after] = True
@@ -779,7 +782,7 @@ def finetune(sequences: Sequence[np.ndarray], variants: Sequence[Sequence[str]],
     device = kit.device()
     cuda = device.type == "cuda"
     tokenizer, start = encoder(name)
-    model = copy.deepcopy(start).to(device).train()
+    model = copy.deepcopy(start).float().to(device).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.01, fused=cuda)
     schedule = _warm_and_down(optimizer, steps)
     tokens = lambda texts, n: {k: v.to(device, non_blocking=True) for k, v in tokenizer(list(texts), padding=True, truncation=True, max_length=n, return_tensors="pt", return_token_type_ids=False).items()}

@@ -31,9 +31,9 @@ from ..measure.stats import Effect
 __all__ = ['LANGUAGES', 'SPECIAL', 'SMOOTHING', 'CLIP', 'ARMS', 'BUCKETS', 'BEAMS', 'NOISE', 'Pairs', 'faults',
            'number_placeholders', 'pool', 'train_tokenizer', 'tokenizer', 'encode', 'build', 'token_nll', 'attention',
            'causal', 'split_heads', 'attend', 'leak', 'cross_attention', 'Job', 'schedule', 'rate', 'fit', 'fit_many',
-           'copying', 'arms', 'halves', 'vocabulary', 'job', 'helper', 'translator', 'made', 'synonyms',
-           'training_pairs', 'bleu_options', 'scores', 'signatures', 'paired_bootstrap', 'outputs', 'test_pairs',
-           'translated', 'scored', 'trained', 'trial', 'ahead', 'pieces', 'dictionary', 'by_dictionary', 'by_memory']
+           'copying', 'bleu_options', 'scores', 'signatures', 'paired_bootstrap', 'pieces', 'dictionary',
+           'by_dictionary', 'by_memory', 'arms', 'halves', 'vocabulary', 'job', 'helper', 'translator', 'made',
+           'synonyms', 'training_pairs', 'outputs', 'test_pairs', 'translated', 'scored', 'trained', 'trial', 'ahead']
 
 # %% ../../nbs/cases/82_translation.ipynb #c82pairs
 LANGUAGES = ("de", "es", "fr", "zh")
@@ -415,6 +415,115 @@ def copying(task: str, symbols: int = 20, length: tuple[int, int] = (3, 8), step
     got = decode(model, x[train:], (x[train:] != SPECIAL.index("<pad>")).long(), y.shape[1]).tokens
     return {"exact": 100 * float((got == y[train:]).all(1).float().mean()), "chance": 100 * symbols ** -float(length[0]), "seconds": time.perf_counter() - start}
 
+# %% ../../nbs/cases/82_translation.ipynb #c82score
+def bleu_options(lang: str) -> dict:
+    "sacreBLEU's options for a target language: its Chinese tokeniser for zh, the standard one else."
+    return {"tokenize": "zh" if lang == "zh" else "13a"}
+
+
+@functools.lru_cache(maxsize=8)
+def _metrics(targets: tuple[str, ...], lang: str):
+    "BLEU and chrF with the references' n-grams counted once."
+    from sacrebleu.metrics import BLEU, CHRF
+    return BLEU(**bleu_options(lang), references=[list(targets)]), CHRF(references=[list(targets)])
+
+
+def scores(outputs: Sequence[str], targets: Sequence[str], lang: str) -> dict[str, float]:
+    "{'bleu', 'chrf'} of a corpus by sacreBLEU, 0 to 100. Raises ValueError for lists of different length, or no sentence."
+    if len(outputs) != len(targets) or not targets:
+        raise ValueError(f"{len(outputs)} outputs for {len(targets)} references: as many of both, and at least one")
+    bleu, chrf = _metrics(tuple(targets), lang)
+    return {"bleu": bleu.corpus_score(list(outputs), None).score, "chrf": chrf.corpus_score(list(outputs), None).score}
+
+
+def signatures(lang: str) -> dict[str, str]:
+    "The signatures that make such scores comparable."
+    from sacrebleu.metrics import BLEU, CHRF
+    out = {}
+    for name, metric in (("bleu", BLEU(**bleu_options(lang))), ("chrf", CHRF())):
+        metric.corpus_score(["a"], [["a"]])
+        out[name] = str(metric.get_signature())
+    return out
+
+# %% ../../nbs/cases/82_translation.ipynb #c82boot
+@functools.lru_cache(maxsize=64)
+def _statistics(outputs: tuple[str, ...], targets: tuple[str, ...], lang: str, metric: str):
+    "sacreBLEU's sufficient statistics, one row per sentence: they add up to the corpus score."
+    m = _metrics(targets, lang)[("bleu", "chrf").index(metric)]
+    return m, np.array(m._extract_corpus_statistics(list(outputs), None))
+
+
+def paired_bootstrap(a: Sequence[Sequence[str]], b: Sequence[Sequence[str]], targets: Sequence[str], lang: str, metric: str = "chrf", n_boot: int = 1000, seed: int = 0) -> Effect:
+    """Score of a minus score of b with an interval over test sentences *and* seeds (82.6): both are resampled, the same for a and b. a, b: outputs of each seed (S, N).
+
+    Equal to the corpus scores where nothing is resampled. Raises ValueError unless a and b have the same shape. Source: Koehn 2004, with seeds added."""
+    if len(a) != len(b) or any(len(o) != len(targets) for o in (*a, *b)):
+        raise ValueError(f"{len(a)} and {len(b)} runs: give as many of both, each with one output for each of the {len(targets)} targets")
+    rng, stats = np.random.default_rng(seed), []
+    for runs in (a, b):
+        metric_, rows = None, []
+        for out in runs:
+            metric_, s = _statistics(tuple(out), tuple(targets), lang, metric)
+            rows.append(s)
+        stats.append(np.array(rows))                                 # (S, N, K)
+    score = lambda s: metric_._compute_score_from_stats(list(s)).score
+    value = lambda which, take: np.mean([score(stats[which][r][take].sum(0)) for r in which_seeds])
+    which_seeds = range(len(a))
+    point = value(0, slice(None)) - value(1, slice(None))
+    star = []
+    for _ in range(n_boot):
+        which_seeds, take = rng.integers(len(a), size=len(a)), rng.integers(len(targets), size=len(targets))
+        weight = np.bincount(take, minlength=len(targets)).astype(float)
+        star.append(np.mean([score(weight @ stats[0][r]) - score(weight @ stats[1][r]) for r in which_seeds]))
+    low, high = np.percentile(star, [2.5, 97.5])
+    p = 2 * min(np.mean(np.array(star) <= 0), np.mean(np.array(star) >= 0))
+    return Effect(float(point), float(low), float(high), len(targets), float(min(1, max(p, 1 / n_boot))), method="percentile bootstrap over sentences and seeds")
+
+# %% ../../nbs/cases/82_translation.ipynb #c82baselines
+def pieces(text: str) -> list[str]:
+    "Words, single CJK characters, placeholders and punctuation marks: what the dictionary baseline translates one by one."
+    return re.findall(r"\{\d+\}|[\u3400-\u9fff]|[^\W\u3400-\u9fff]+|[^\w\s]", text)
+
+
+def dictionary(pairs: Pairs, rounds: int = 5) -> dict[str, str]:
+    """IBM model 1 (Brown et al. 1993): t(f|e) by EM over all alignments of every pair; returns the best target piece of each source word."""
+    source, target, rows, cols = {}, {}, [], []
+    for s, t in zip(pairs.sources, pairs.targets):
+        left = [source.setdefault(w.lower(), len(source)) for w in pieces(s)]
+        right = [target.setdefault(w, len(target)) for w in pieces(t)]
+        rows.append(np.array(left, np.int64)); cols.append(np.array(right, np.int64))
+    e, f = (np.concatenate([np.repeat(r, len(c)) for r, c in zip(rows, cols)]), np.concatenate([np.tile(c, len(r)) for r, c in zip(rows, cols)]))
+    slot = np.concatenate([np.tile(np.arange(len(c)), len(r)) + o for r, c, o in zip(rows, cols, np.cumsum([0] + [len(c) for c in cols[:-1]]))])
+    cell, inverse = np.unique(e * len(target) + f, return_inverse=True)
+    t = np.ones(len(cell))
+    for _ in range(rounds):
+        p = t[inverse]
+        p /= np.bincount(slot, p)[slot]                              # each target piece is explained once
+        count = np.bincount(inverse, p)
+        t = count / np.bincount(cell // len(target), count)[cell // len(target)]
+    order = np.lexsort((t, cell // len(target)))
+    best = dict(zip((cell[order] // len(target)).tolist(), (cell[order] % len(target)).tolist()))      # the last of each word wins
+    names, words = list(target), list(source)
+    return {words[a]: names[b] for a, b in best.items()}
+
+
+def by_dictionary(table: dict[str, str], texts: Sequence[str], lang: str) -> list[str]:
+    "Word for word; an unknown word stays. No spaces between Chinese pieces, none before punctuation."
+    out = []
+    for text in texts:
+        words = [table.get(w.lower(), w) for w in pieces(text)]
+        out.append("".join(words) if lang == "zh" else re.sub(r" ([.,:;!?)])", r"\1", " ".join(words)))
+    return out
+
+
+def by_memory(pairs: Pairs, texts: Sequence[str]) -> list[str]:
+    "A translation memory: the target of the nearest training source (cosine of character 1- to 4-grams)."
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True)
+    known = vectors.fit_transform(pairs.sources)
+    nearest = np.concatenate([np.asarray((vectors.transform(texts[a:a + 256]) @ known.T).argmax(1)).ravel() for a in range(0, len(texts), 256)])
+    return [pairs.targets[i] for i in nearest]
+
 # %% ../../nbs/cases/82_translation.ipynb #c82arms
 ARMS = ("base", "copies", "round_trip", "synonyms", "bt", "bt_sampled", "bt_noised", "bt_tagged", "forward", "more_real", "multilingual")
 _KEYS = ("data", "lang", "langs", "n", "mono", "steps", "batch", "width", "layers", "vocab", "words", "lr", "dropout", "test")
@@ -430,7 +539,7 @@ def arms(only: Sequence[str] = ARMS, **config) -> dict[str, dict]:
         raise ValueError(f"unknown arm {odd[0]!r}: one of {', '.join(ARMS)}")
     return {arm: {"arm": arm, **config} for arm in only}
 
-
+# %% ../../nbs/cases/82_translation.ipynb #c82halves
 def halves(config: dict, seed: int) -> tuple[Pairs, Pairs]:
     "(the N real pairs, the M pairs of which an arm sees one side or, `more_real`, both); they depend on the seed alone, so that arms are paired."
     train, n, m = pool(config["data"], config["lang"], config["words"])["train"], config["n"], config["mono"]
@@ -459,7 +568,7 @@ def job(config: dict, seed: int, real: tuple[list, list], extra: tuple[list, lis
     table = lambda rows: pad([*rows, [0] * most], SPECIAL.index("<pad>"), device)[0][:-1]            # the last row only sets the width
     return Job(table(sources), table(targets), plan, widths, (len(vocabulary(config)), config["width"], config["layers"], 4, config["dropout"]), config["lr"], seed)
 
-
+# %% ../../nbs/cases/82_translation.ipynb #c82helpers
 _SHARED: dict[tuple, object] = {}                                   # trained helpers and made sides of this process: shared by the arms of a seed
 
 
@@ -525,7 +634,7 @@ def synonyms(data: str):
         return SynonymReplace(0.3, Lexicon({"lamp": ["light"], "car": ["vehicle"], "phone": ["telephone"], "old": ["aged"], "small": ["tiny"], "garage": ["carport"]}))
     return SynonymReplace(0.3)
 
-
+# %% ../../nbs/cases/82_translation.ipynb #c82sets
 @functools.lru_cache(maxsize=4)
 def _others(data: str, lang: str, langs: tuple[str, ...], vocab: int, words: int) -> tuple[list, list]:
     "All training pairs of the other languages, tagged."
@@ -559,70 +668,7 @@ def training_pairs(config: dict, seed: int) -> tuple[tuple[list, list], tuple[li
         return own, (encode(tok, sources, "<BT>" if arm == "bt_tagged" else ""), encode(tok, mono.targets))
     raise ValueError(f"unknown arm {arm!r}: one of {', '.join(ARMS)}")
 
-# %% ../../nbs/cases/82_translation.ipynb #c82score
-def bleu_options(lang: str) -> dict:
-    "sacreBLEU's options for a target language: its Chinese tokeniser for zh, the standard one else."
-    return {"tokenize": "zh" if lang == "zh" else "13a"}
-
-
-@functools.lru_cache(maxsize=8)
-def _metrics(targets: tuple[str, ...], lang: str):
-    "BLEU and chrF with the references' n-grams counted once."
-    from sacrebleu.metrics import BLEU, CHRF
-    return BLEU(**bleu_options(lang), references=[list(targets)]), CHRF(references=[list(targets)])
-
-
-def scores(outputs: Sequence[str], targets: Sequence[str], lang: str) -> dict[str, float]:
-    "{'bleu', 'chrf'} of a corpus by sacreBLEU, 0 to 100. Raises ValueError for lists of different length, or no sentence."
-    if len(outputs) != len(targets) or not targets:
-        raise ValueError(f"{len(outputs)} outputs for {len(targets)} references: as many of both, and at least one")
-    bleu, chrf = _metrics(tuple(targets), lang)
-    return {"bleu": bleu.corpus_score(list(outputs), None).score, "chrf": chrf.corpus_score(list(outputs), None).score}
-
-
-def signatures(lang: str) -> dict[str, str]:
-    "The signatures that make such scores comparable."
-    from sacrebleu.metrics import BLEU, CHRF
-    out = {}
-    for name, metric in (("bleu", BLEU(**bleu_options(lang))), ("chrf", CHRF())):
-        metric.corpus_score(["a"], [["a"]])
-        out[name] = str(metric.get_signature())
-    return out
-
-
-def _statistics(outputs, targets, lang, metric):
-    from sacrebleu.metrics import BLEU, CHRF
-    m = BLEU(**bleu_options(lang)) if metric == "bleu" else CHRF()
-    return m, np.array(m._extract_corpus_statistics(list(outputs), [list(targets)]))
-
-
-def paired_bootstrap(a: Sequence[Sequence[str]], b: Sequence[Sequence[str]], targets: Sequence[str], lang: str, metric: str = "chrf", n_boot: int = 1000, seed: int = 0) -> Effect:
-    """Score of a minus score of b with an interval over test sentences *and* seeds (82.6): both are resampled, the same for a and b. a, b: outputs of each seed (S, N).
-
-    Equal to the corpus scores where nothing is resampled. Raises ValueError unless a and b have the same shape. Source: Koehn 2004, with seeds added."""
-    if len(a) != len(b) or any(len(o) != len(targets) for o in (*a, *b)):
-        raise ValueError(f"{len(a)} and {len(b)} runs: give as many of both, each with one output for each of the {len(targets)} targets")
-    rng, stats = np.random.default_rng(seed), []
-    for runs in (a, b):
-        metric_, rows = None, []
-        for out in runs:
-            metric_, s = _statistics(out, targets, lang, metric)
-            rows.append(s)
-        stats.append(np.array(rows))                                 # (S, N, K)
-    score = lambda s: metric_._compute_score_from_stats(list(s)).score
-    value = lambda which, take: np.mean([score(stats[which][r][take].sum(0)) for r in which_seeds])
-    which_seeds = range(len(a))
-    point = value(0, slice(None)) - value(1, slice(None))
-    star = []
-    for _ in range(n_boot):
-        which_seeds, take = rng.integers(len(a), size=len(a)), rng.integers(len(targets), size=len(targets))
-        weight = np.bincount(take, minlength=len(targets)).astype(float)
-        star.append(np.mean([score(weight @ stats[0][r]) - score(weight @ stats[1][r]) for r in which_seeds]))
-    low, high = np.percentile(star, [2.5, 97.5])
-    p = 2 * min(np.mean(np.array(star) <= 0), np.mean(np.array(star) >= 0))
-    return Effect(float(point), float(low), float(high), len(targets), float(min(1, max(p, 1 / n_boot))), method="percentile bootstrap over sentences and seeds")
-
-
+# %% ../../nbs/cases/82_translation.ipynb #c82outputs
 def _outputs_file(config: dict, seed: int):
     name = hashlib.sha256(json.dumps([config, seed, str(_device())], sort_keys=True).encode()).hexdigest()[:16]
     return kit.cache_dir("outputs", "translation") / f"{name}.json"
@@ -659,7 +705,7 @@ def scored(config: dict, seed: int, got: Sequence[str], numbers: dict | None = N
 
 _DONE: dict[str, dict] = {}
 
-
+# %% ../../nbs/cases/82_translation.ipynb #c82trial
 def _weights_file(config: dict, seed: int):
     return _outputs_file(config, seed).with_suffix(".safetensors")
 
@@ -695,19 +741,23 @@ def trial(config: dict, seed: int) -> dict[str, float]:
     _keep(config, seed, model)
     return scored(config, seed, translated(config, model)) | {"loss": float(losses[-10:].mean())}
 
-
+# %% ../../nbs/cases/82_translation.ipynb #c82ahead
 def ahead(experiment, side_by_side: int = 1) -> float:
     """Compute an experiment's missing trials `side_by_side` at a time (a GPU then trains several models at once) and keep each group when it is done; returns the minutes it took.
 
     With 1 there is nothing to gain: `experiment.run()` does it."""
     from joblib import Parallel, delayed
     start, todo = time.perf_counter(), experiment.missing()
-    for begin in range(0, len(todo) if side_by_side > 1 else 0, side_by_side):
-        names = todo[begin:begin + side_by_side]
-        group = [(experiment.arms[a], s) for a, s in names]
-        wanted = {_key(c, s, w): (c, s, w) for c, s in group for w in _helpers(c["arm"]) if _key(c, s, w) not in _SHARED}
-        for key, (model, _) in zip(wanted, fit_many([_helper_job(*v) for v in wanted.values()])):
+    if side_by_side < 2:
+        return 0.0
+    cells = [(experiment.arms[a], s) for a, s in todo]
+    wanted = list({_key(c, s, w): (c, s, w) for c, s in cells for w in _helpers(c["arm"]) if _key(c, s, w) not in _SHARED}.items())
+    for begin in range(0, len(wanted), side_by_side):
+        part = wanted[begin:begin + side_by_side]
+        for (key, _), (model, _) in zip(part, fit_many([_helper_job(*v) for _, v in part])):
             _SHARED[key] = model
+    for begin in range(0, len(todo), side_by_side):
+        names, group = todo[begin:begin + side_by_side], cells[begin:begin + side_by_side]
         trained = fit_many([job(c, s, *training_pairs(c, s)) for c, s in group])
         texts = [translated(c, model) for (c, _), (model, _) in zip(group, trained)]
         work = Parallel(n_jobs=min(8, len(group), os.cpu_count() or 1) if _device().type == "cuda" else 1)
@@ -721,48 +771,3 @@ def ahead(experiment, side_by_side: int = 1) -> float:
 
 def _helpers(arm: str) -> tuple[str, ...]:
     return {"forward": ("there",), "round_trip": ("there", "back")}.get(arm, ("back",) if arm.startswith("bt") else ())
-
-# %% ../../nbs/cases/82_translation.ipynb #c82baselines
-def pieces(text: str) -> list[str]:
-    "Words, single CJK characters, placeholders and punctuation marks: what the dictionary baseline translates one by one."
-    return re.findall(r"\{\d+\}|[\u3400-\u9fff]|[^\W\u3400-\u9fff]+|[^\w\s]", text)
-
-
-def dictionary(pairs: Pairs, rounds: int = 5) -> dict[str, str]:
-    """IBM model 1 (Brown et al. 1993): t(f|e) by EM over all alignments of every pair; returns the best target piece of each source word."""
-    source, target, rows, cols = {}, {}, [], []
-    for s, t in zip(pairs.sources, pairs.targets):
-        left = [source.setdefault(w.lower(), len(source)) for w in pieces(s)]
-        right = [target.setdefault(w, len(target)) for w in pieces(t)]
-        rows.append(np.array(left, np.int64)); cols.append(np.array(right, np.int64))
-    e, f = (np.concatenate([np.repeat(r, len(c)) for r, c in zip(rows, cols)]), np.concatenate([np.tile(c, len(r)) for r, c in zip(rows, cols)]))
-    slot = np.concatenate([np.tile(np.arange(len(c)), len(r)) + o for r, c, o in zip(rows, cols, np.cumsum([0] + [len(c) for c in cols[:-1]]))])
-    cell, inverse = np.unique(e * len(target) + f, return_inverse=True)
-    t = np.ones(len(cell))
-    for _ in range(rounds):
-        p = t[inverse]
-        p /= np.bincount(slot, p)[slot]                              # each target piece is explained once
-        count = np.bincount(inverse, p)
-        t = count / np.bincount(cell // len(target), count)[cell // len(target)]
-    order = np.lexsort((t, cell // len(target)))
-    best = dict(zip((cell[order] // len(target)).tolist(), (cell[order] % len(target)).tolist()))      # the last of each word wins
-    names, words = list(target), list(source)
-    return {words[a]: names[b] for a, b in best.items()}
-
-
-def by_dictionary(table: dict[str, str], texts: Sequence[str], lang: str) -> list[str]:
-    "Word for word; an unknown word stays. No spaces between Chinese pieces, none before punctuation."
-    out = []
-    for text in texts:
-        words = [table.get(w.lower(), w) for w in pieces(text)]
-        out.append("".join(words) if lang == "zh" else re.sub(r" ([.,:;!?)])", r"\1", " ".join(words)))
-    return out
-
-
-def by_memory(pairs: Pairs, texts: Sequence[str]) -> list[str]:
-    "A translation memory: the target of the nearest training source (cosine of character 1- to 4-grams)."
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True)
-    known = vectors.fit_transform(pairs.sources)
-    nearest = np.concatenate([np.asarray((vectors.transform(texts[a:a + 256]) @ known.T).argmax(1)).ravel() for a in range(0, len(texts), 256)])
-    return [pairs.targets[i] for i in nearest]

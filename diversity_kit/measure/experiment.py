@@ -17,7 +17,9 @@ import math
 import operator
 import os
 import re
+import symtable
 import sys
+import sysconfig
 import textwrap
 import time
 import warnings
@@ -62,10 +64,20 @@ def _imports(source: str, package: str) -> set[str]:
     return {m for m in found if m.split(".")[0] == _ROOT}
 
 
+def _outer(table: symtable.SymbolTable) -> set[str]:
+    "The names that a scope, or one inside it, looks up outside of functions: not its parameters and local variables."
+    local = table.get_type() == "function"
+    own = {s.get_name() for s in table.get_symbols() if s.is_global() or (not local and s.is_referenced())}
+    return own.union(*map(_outer, table.get_children()))
+
+
 def _names(source: str, function) -> set[str]:
-    "Every name that occurs in the source; the code object's names where the source is a piece of a longer expression."
+    """Every name in the source that is not a local variable of a function: the notebook's own `_` or `x` says nothing about a loop's.
+
+    The code object's names where the source is a piece of a longer expression."""
     try:
-        return {n.id for n in ast.walk(ast.parse(textwrap.dedent(source))) if isinstance(n, ast.Name)}
+        text = textwrap.dedent(source)
+        return {n.id for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Name)} & _outer(symtable.symtable(text, "trial", "exec"))
     except SyntaxError:
         code = getattr(function, "__code__", None)
         return set(code.co_names + code.co_freevars) if code else set()
@@ -90,6 +102,19 @@ def _source(thing) -> str:
                         "define it with `def` in a cell or a module") from e
 
 
+def _users(value) -> set[str]:
+    "The top-level modules of what a partial binds, functions and objects, unless they are installed or Python's own."
+    if isinstance(value, functools.partial):
+        return _users([value.func, value.args, value.keywords])
+    if isinstance(value, (tuple, list, dict)):
+        return set().union(*map(_users, value.values() if isinstance(value, dict) else value))
+    root = (getattr(value, "__module__", None) or type(value).__module__).split(".")[0]
+    file = getattr(sys.modules.get(root), "__file__", None)
+    away = [Path(sysconfig.get_path(p)).resolve() for p in ("stdlib", "platstdlib", "purelib", "platlib")]
+    own = root == "__main__" or (file and not any(a in Path(file).resolve().parents for a in away))
+    return {root} if own else set()
+
+
 _PLAIN = (int, float, complex, str, bytes, type(None))
 
 
@@ -102,6 +127,8 @@ def source_key(function: Callable) -> str:
     while inner := getattr(bare, "__wrapped__", None) or getattr(bare, "func", None) or getattr(bare, "__func__", None):
         bare = inner
     roots = {_ROOT, (getattr(bare, "__module__", None) or "__main__").split(".")[0]}
+    if isinstance(function, functools.partial):                      # partial(package function, notebook function)
+        roots |= _users(function)
     if not isinstance(bare, FunctionType):
         _source(bare)
     settings, parts, modules, seen, todo = kit.profile(), {}, set(), {}, [("trial", function)]

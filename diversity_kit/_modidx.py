@@ -789,6 +789,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'diversity_kit/augment/words.py')},
             'diversity_kit.cases.generation': { 'diversity_kit.cases.generation.Corpus': ( 'cases/generation.html#corpus',
                                                                                            'diversity_kit/cases/generation.py'),
+                                                'diversity_kit.cases.generation.Corpus.__repr__': ( 'cases/generation.html#corpus.__repr__',
+                                                                                                    'diversity_kit/cases/generation.py'),
                                                 'diversity_kit.cases.generation.Corpus._repr_html_': ( 'cases/generation.html#corpus._repr_html_',
                                                                                                        'diversity_kit/cases/generation.py'),
                                                 'diversity_kit.cases.generation.Corpus.styles': ( 'cases/generation.html#corpus.styles',

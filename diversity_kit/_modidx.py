@@ -707,6 +707,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                          'diversity_kit/augment/translation.py'),
                                                    'diversity_kit.augment.translation.SyntheticPairs.__len__': ( 'augment/translation.html#syntheticpairs.__len__',
                                                                                                                  'diversity_kit/augment/translation.py'),
+                                                   'diversity_kit.augment.translation.SyntheticPairs.__repr__': ( 'augment/translation.html#syntheticpairs.__repr__',
+                                                                                                                  'diversity_kit/augment/translation.py'),
                                                    'diversity_kit.augment.translation.SyntheticPairs._repr_html_': ( 'augment/translation.html#syntheticpairs._repr_html_',
                                                                                                                      'diversity_kit/augment/translation.py'),
                                                    'diversity_kit.augment.translation.SyntheticPairs.to_pandas': ( 'augment/translation.html#syntheticpairs.to_pandas',

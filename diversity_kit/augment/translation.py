@@ -519,6 +519,9 @@ class SyntheticPairs:
     def __len__(self) -> int:
         return len(self.sources)
 
+    def __repr__(self) -> str:
+        return f"SyntheticPairs({len(self)} pairs, dropped {self.dropped or 'none'})"
+
     def to_pandas(self):
         import pandas as pd
         return pd.DataFrame({"source": self.sources, "target": self.targets, "index": self.index})

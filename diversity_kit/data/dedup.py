@@ -277,6 +277,8 @@ def near_duplicates(texts: Sequence[str], threshold: float = .8, against: Sequen
 
 def _buckets(g: Grams, rows: np.ndarray, b: int, r: int, seed: int) -> tuple[np.ndarray, list[list[int]]]:
     "The rows that share a bucket with another one, ascending, and the numbers of such buckets for each."
+    if len(rows) < 2:
+        return rows[:0], []
     keys = _band_keys(g, b, r, seed)[:, rows]
     owner, bucket, count = [], [], 0
     for k in keys:

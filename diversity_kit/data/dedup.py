@@ -25,14 +25,14 @@ __all__ = ['WORDS', 'CHARACTERS', 'Grams', 'grams', 'bands', 'signatures', 'Sour
 _BARE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
 _UNSPACED = re.compile(f"[{_BARE}]")
 _TOKEN = re.compile(rf"[{_BARE}]|[^\W_{_BARE}]+")
-_ASCII = re.compile(r"[a-z0-9]+")
+_ASCII = {c: chr(c).lower() if chr(c).isalnum() else " " for c in range(128)}
 WORDS, CHARACTERS = 3, 5
 
 
 def _tokens(text: str) -> tuple[list[str], bool]:
     "Tokens of a text (words; each character of an unspaced script), NFKC and case folded, and whether most of its letters are unspaced."
     if text.isascii():
-        return _ASCII.findall(text.lower()) or text.split(), False
+        return text.translate(_ASCII).split() or text.split(), False   # five times as fast as the expression
     text = unicodedata.normalize("NFKC", text).casefold()
     found = _TOKEN.findall(text)
     bare = len(_UNSPACED.findall(text))
@@ -77,7 +77,15 @@ class Grams:
         return made
 
 
-def grams(texts: Sequence[str], words: int = WORDS, characters: int = CHARACTERS, block: int = 2000) -> Grams:
+class _Vocabulary(dict):
+    "word -> its number in order of appearance."
+
+    def __missing__(self, word: str) -> int:
+        self[word] = n = len(self)
+        return n
+
+
+def grams(texts: Sequence[str], words: int = WORDS, characters: int = CHARACTERS, block: int = 5000) -> Grams:
     "n-gram hashes of texts: word n-grams, or character n-grams where most letters belong to a script without spaces. Raises TypeError, with the row, for a non-string."
     flat, sizes, keys = [], [], []
     for a in range(0, len(texts), block):
@@ -89,13 +97,13 @@ def grams(texts: Sequence[str], words: int = WORDS, characters: int = CHARACTERS
 
 
 def _block_grams(texts, words, characters, offset):
-    vocabulary: dict[str, int] = {}
+    vocabulary = _Vocabulary()
     ids, length, unspaced, keys = [], [], [], []
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"row {offset + i} is a {type(text).__name__}, not a string: fill or drop missing texts first")
         tokens, bare = _tokens(text)
-        ids += [vocabulary.setdefault(w, len(vocabulary)) for w in tokens]
+        ids.extend(map(vocabulary.__getitem__, tokens))
         length.append(len(tokens)), unspaced.append(bare)
         keys.append(hashlib.blake2b("\x1f".join(tokens).encode("utf-8", "surrogatepass"), digest_size=16).digest())
     length, unspaced = np.array(length, np.int64), np.array(unspaced, bool)
@@ -106,8 +114,9 @@ def _block_grams(texts, words, characters, offset):
     left = end[owner] - np.arange(len(token))                        # tokens from here to the end of the text
     value, span = np.zeros(len(token), np.uint64), n[owner]
     for k in range(int(n.max(initial=0))):
-        use = span > k
-        value[:len(token) - k][use[:len(token) - k]] = _mix(value[:len(token) - k] * np.uint64(0x9E3779B97F4A7C15) + token[k:])[use[:len(token) - k]]
+        size = max(len(token) - k, 0)
+        grown = _mix(value[:size] * np.uint64(0x9E3779B97F4A7C15) + token[k:])
+        value[:size] = grown if k < n.min() else np.where(span[:size] > k, grown, value[:size])
     good = left >= span
     return value[good], np.where(length > 0, length - n + 1, 0), keys
 

@@ -1,0 +1,62 @@
+"""Cleaning: golden values, idempotence, the log, faults."""
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from diversity_kit.data.clean import DEFAULT, RULES, Clean, Language, clean_texts
+
+EVERY = tuple(RULES)
+
+
+@pytest.mark.parametrize("rule, before, after", [
+    ("width", "ＡＢ１，　全", "AB1, 全"), ("width", "①ﬁ", "①ﬁ"), ("nfkc", "①ﬁ²", "1fi2"), ("control", "a\u200bb\x00c\ufeff", "abc"), ("control", "\U0001F468\u200d\U0001F469", "\U0001F468\u200d\U0001F469"),
+    ("html", "fish &amp; <b>chips</b>", "fish & chips"), ("html", "if a < b and c > d", "if a < b and c > d"), ("html", "a<script>x()</script>b", "ab"), ("html", "a<br>b", "a b"),
+    ("mojibake", "itâ€™s", "it’s"), ("mojibake", "图书馆", "图书馆"), ("whitespace", " a \t b\r\nc\n\n\n\nd ", "a b\nc\n\nd"), ("empty", " \n", None),
+    ("boilerplate", "Accept all cookies\nReal.", "Real."), ("boilerplate", "版权所有 未经授权", None), ("boilerplate", "x" * 200 + " privacy policy", "x" * 200 + " privacy policy")])
+def test_rules(rule, before, after):
+    assert RULES[rule](before) == after
+
+
+PIECES = st.lists(st.one_of(st.text(max_size=6), st.sampled_from(["&amp;", "&lt;b&gt;", "<", "b>", "<b>", "amp;", "＆", "；", "\u3000", "\u200b", "â€™", "¼", "\r", "\n", "版权所有", "ﬁ"])), max_size=10).map("".join)
+
+
+@given(st.lists(PIECES, max_size=4), st.permutations(EVERY))
+@settings(max_examples=120, deadline=None)
+def test_a_second_pass_changes_nothing(texts, order):
+    once, log = clean_texts(texts, order)
+    again, second = clean_texts(once, order)
+    assert again == once and not second.dropped and not any(c for _, c, *_ in second.rows)
+    assert len(log.kept) == len(once) and log.n == len(texts)
+
+
+def test_the_log_counts_rows_and_shows_them():
+    out, log = clean_texts(["a  b", "c", " ", "<b>d</b>  e"])
+    assert out == ["a b", "c", "d e"] and log.kept == (0, 1, 3) and log.dropped == 1
+    table = log.to_pandas().set_index("rule")
+    assert table.changed.to_dict() == {"html": 1, "control": 0, "width": 0, "whitespace": 3, "empty": 0} and table.dropped["empty"] == 1
+    assert log.rows[0][3] == ((3, "<b>d</b>  e", "d  e"),)
+    assert "<b>" not in clean_texts(["<b>x</b>"])[1]._repr_html_()
+
+
+def test_language_drops_what_it_is_sure_of():
+    rows = ["The film was rather long and I did not like it very much.", "这部电影的音乐很美，但是故事不好看，演员也不好，我不喜欢。", "ok"]
+    out, log = clean_texts(rows, [Language("en")])
+    assert log.kept == (0, 2) and log.to_pandas().dropped[0] == 1
+    assert clean_texts(rows, [Language(("en", "zh"))])[1].dropped == 0
+
+
+def test_a_rule_that_never_rests_drops_the_row_and_says_so():
+    out, log = clean_texts(["a"], [lambda t: t + "a"])
+    assert out == [] and ("unstable", 1) in {(r, d) for r, _, d, _ in log.rows}
+
+
+def test_faults():
+    with pytest.raises(ValueError, match="no cleaning rule 'nfck'; known: "):
+        Clean(("nfck",))
+    with pytest.raises(ValueError, match="Language"):
+        Clean(("language",))
+    with pytest.raises(TypeError, match="row 1 is a NoneType"):
+        clean_texts(["a", None])
+    with pytest.raises(TypeError, match="one string"):
+        clean_texts("abc")
+    assert clean_texts([])[0] == [] and Clean("width").rules == ("width",) and Clean().rules == DEFAULT

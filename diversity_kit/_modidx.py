@@ -2386,6 +2386,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'diversity_kit/measure/ledger.py'),
                                               'diversity_kit.measure.ledger.settle': ( 'measure/ledger.html#settle',
                                                                                        'diversity_kit/measure/ledger.py'),
+                                              'diversity_kit.measure.ledger.summary': ( 'measure/ledger.html#summary',
+                                                                                        'diversity_kit/measure/ledger.py'),
                                               'diversity_kit.measure.ledger.table': ( 'measure/ledger.html#table',
                                                                                       'diversity_kit/measure/ledger.py')},
             'diversity_kit.measure.metrics': { 'diversity_kit.measure.metrics.Accuracy': ( 'measure/metrics.html#accuracy',

@@ -1510,7 +1510,6 @@ cards.add(DataCard(
     (Local("synthetic grammar, seed 0", _toy_parallel),), rows=4691, near=False))
 
 # %% ../../nbs/data/31_sources.ipynb #cards_styles
-# cards: styles
 def _read_chitchat(members: Members) -> Iterator[dict]:
     "One row per conversation, a line per turn."
     for number, talk in enumerate(json.loads(members.read("chitchat_dataset/dataset.json")).values()):
@@ -1537,7 +1536,6 @@ cards.add(DataCard(
              _read_bbc),), rows=2124))
 
 # %% ../../nbs/data/31_sources.ipynb #cards_ratings
-# cards: ratings
 _ML = "recbole/dataset_example/ml-100k/ml-100k"
 cards.add(DataCard(
     "movielens_100k", "recommendation", ("en",), "MIT (package); MovieLens: GroupLens terms (research, no redistribution without permission)",

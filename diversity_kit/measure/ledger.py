@@ -10,6 +10,7 @@ import html
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from .experiment import write_atomically
 from .stats import Effect, holm
 
 # %% auto #0
-__all__ = ['VERDICTS', 'Claim', 'interval90', 'settle', 'read', 'merge', 'table', 'markdown', 'forest', 'report']
+__all__ = ['VERDICTS', 'Claim', 'interval90', 'settle', 'read', 'merge', 'table', 'markdown', 'summary', 'forest', 'report']
 
 # %% ../../nbs/measure/15_ledger.ipynb #f247eae4
 VERDICTS = ("supported", "refuted", "equivalent", "inconclusive")
@@ -190,6 +191,15 @@ def markdown(records: Iterable[dict] | None = None) -> str:
     cell = lambda v: str(v).replace("|", "\\|").replace("\n", " ")
     lines = ["| " + " | ".join(frame.columns) + " |", "|" + "---|" * len(frame.columns)]
     return "\n".join(lines + ["| " + " | ".join(map(cell, row)) + " |" for row in frame.itertuples(index=False)])
+
+
+def summary(records: Iterable[dict] | None = None) -> str:
+    "One Markdown sentence: how many records, from where, with which verdicts."
+    records = read() if records is None else list(records)
+    count = lambda key: Counter(map(key, records))
+    verdicts = ", ".join(f"{count(lambda r: r['verdict'])[v]} {v}" for v in VERDICTS)
+    places = ", ".join(f"{n} on `{w}`" for w, n in count(lambda r: r.get("where", kit.results_dir().name)).items())
+    return f"**{len(records)} records** ({places or 'none yet'}): {verdicts}."
 
 # %% ../../nbs/measure/15_ledger.ipynb #cb539899
 def forest(records: list[dict], path: str | Path, unit: str = "points") -> Path | None:

@@ -53,6 +53,10 @@ def _shards(args) -> int:
     plan, work = _plan(args), Path(args.work or f"{args.output}.shards")
     if Path(args.input).resolve() == Path(args.output).resolve():
         raise ValueError("IN and OUT are the same file: what was read would be written over")
+    if Path(args.output).is_dir():
+        raise ValueError(f"{args.output} is a folder: name the file to write, such as {args.output}/out.jsonl")
+    if args.work is None and (work / "in/_split.json").is_file() and not shards.same_input(args.input, work / "in"):
+        shutil.rmtree(work)                                        # left by a run on an earlier state of the input
     shards.split(args.input, work / "in", args.rows, args.number)
     receipts = shards.run(plan, work / "in", work / "out", args.jobs, args.backend)
     print(shards.join(receipts, work / "out", args.output))

@@ -504,3 +504,27 @@ def test_the_command_line_knows_every_transform(tmp_path):
     assert cli.main(["augment", str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl"), "--transform", "AEDA", "--rate", "0.5"]) == 0
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [r["op"] for r in rows] == ["original", "AEDA"] and not (tmp_path / "out.jsonl.shards").exists()
+
+
+def test_a_corrected_input_replaces_what_an_earlier_run_left(tmp_path, monkeypatch, capsys):
+    "A run that fails after the split leaves OUT.shards; mending the input must be enough to go on."
+    monkeypatch.chdir(tmp_path)
+    line = lambda i, text: json.dumps({"id": i, "text": text}) + "\n"
+    Path("a.jsonl").write_text(line(1, "a b c") + line(2, "wrong"))
+    with monkeypatch.context() as m:
+        m.setattr(shards, "run", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert cli.main(["augment", "a.jsonl", "o.jsonl", "--transform", "Swap", "--rate", "0.5"]) == 130
+    assert Path("o.jsonl.shards/in").is_dir() and not Path("o.jsonl").exists()
+    Path("a.jsonl").write_text(line(1, "a b c") + line(2, "d e f"))
+    assert cli.main(["augment", "a.jsonl", "o.jsonl", "--transform", "Swap", "--rate", "0.5"]) == 0
+    assert len(Path("o.jsonl").read_text().splitlines()) == 4 and not Path("o.jsonl.shards").exists()
+
+
+def test_folders_and_missing_files_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("d").mkdir()
+    Path("a.jsonl").write_text('{"id": 1, "text": "a b"}\n')
+    for words, code, says in ((["dedup", "d", "o.jsonl"], 2, "d is a folder: name one .jsonl"), (["dedup", "a.jsonl", "d"], 2, "d is a folder: name the file to write"),
+                              (["dedup", "none.jsonl", "o.jsonl"], 1, "there is no file none.jsonl"), (["mix", "d", "a.jsonl", "o.jsonl"], 2, "d is a folder")):
+        assert cli.main(words) == code and says in capsys.readouterr().err, words
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "d"]

@@ -26,8 +26,9 @@ from .. import __version__, kit
 from .sources import normalise
 
 # %% auto #0
-__all__ = ['FIELDS', 'KEYS', 'FORMAT', 'BACKENDS', 'draw_seed', 'read_records', 'split', 'later_copies', 'fingerprints', 'Drop',
-           'Step', 'Augment', 'Each', 'Plan', 'Receipt', 'total', 'do_shard', 'engine', 'run', 'join']
+__all__ = ['FIELDS', 'KEYS', 'FORMAT', 'BACKENDS', 'draw_seed', 'read_records', 'same_input', 'split', 'later_copies',
+           'fingerprints', 'Drop', 'Step', 'Augment', 'Each', 'Plan', 'Receipt', 'total', 'do_shard', 'engine', 'run',
+           'join']
 
 # %% ../../nbs/data/39_shards.ipynb #dd0ce406
 def draw_seed(seed: int, step: str, id: str | int) -> int:
@@ -64,11 +65,19 @@ def _parse(raw: bytes, where: str, number: int | None = None) -> dict:
     return record
 
 
+def _one_file(path: str | Path) -> Path:
+    if (path := Path(path)).is_dir():
+        raise ValueError(f"{path} is a folder: name one .jsonl or .jsonl.gz file (`run` takes a folder of shards)")
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    return path
+
+
 def read_records(path: str | Path, number: bool = False) -> Iterator[tuple[int, dict]]:
     """(line, record) for each line of a .jsonl or .jsonl.gz file; empty lines are passed over. `number`: a missing id becomes the line's number.
 
     Raises ValueError, naming file:line, for a line that is no JSON object, a missing id or text, or fields that cannot be kept apart."""
-    path = Path(path)
+    path = _one_file(path)
     try:
         with _open(path) as f:
             for n, raw in enumerate(f, 1):
@@ -107,12 +116,17 @@ def _jsonl(folder: str | Path) -> list[Path]:
     return found
 
 
+def same_input(path: str | Path, folder: str | Path) -> bool:
+    "True if `split` made the folder from that very file."
+    return json.loads((Path(folder) / "_split.json").read_bytes())["sha256"] == kit.sha256_of(path)
+
+
 def split(path: str | Path, folder: str | Path, rows_per_shard: int = 10_000, number: bool = False) -> list[Path]:
     """Cut a JSON Lines file (.jsonl, .jsonl.gz) into `folder`/00000.jsonl and so on, `rows_per_shard` records each; returns their paths.
 
     The folder appears when it is complete; a second call with the same file and arguments finds it and does nothing. Raises ValueError for a
     faulty line, an id that occurs twice (1 and "1" are the same) and a folder that holds something else."""
-    path, folder = Path(path), Path(folder)
+    path, folder = _one_file(path), Path(folder)
     if isinstance(rows_per_shard, bool) or not isinstance(rows_per_shard, int) or rows_per_shard < 1:
         raise ValueError(f"rows_per_shard={rows_per_shard!r} must be an integer >= 1")
     made_of = {"sha256": kit.sha256_of(path), "rows_per_shard": rows_per_shard, "number": bool(number)}

@@ -2610,6 +2610,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'diversity_kit.study.audit._suspects': ( 'study/audit.html#_suspects',
                                                                                     'diversity_kit/study/audit.py'),
                                            'diversity_kit.study.audit._table': ('study/audit.html#_table', 'diversity_kit/study/audit.py'),
+                                           'diversity_kit.study.audit._target': ( 'study/audit.html#_target',
+                                                                                  'diversity_kit/study/audit.py'),
                                            'diversity_kit.study.audit._unique': ( 'study/audit.html#_unique',
                                                                                   'diversity_kit/study/audit.py'),
                                            'diversity_kit.study.audit._vectors': ( 'study/audit.html#_vectors',

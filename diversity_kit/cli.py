@@ -74,9 +74,12 @@ def _audit(args) -> int:
     from diversity_kit.study import audit
     columns = {role: getattr(args, role) for role in ("text", "label", "split", "source", "time")}
     table = audit.read(args.file)
+    where = args.html or f"{args.file.rstrip('/')}.audit.html"
+    audit._target(where, table, endings=False)
+    if args.fix:
+        audit._target(args.fix, table)
     report = audit.audit(table, **columns, limit=args.limit, seed=args.seed, progress=sys.stderr.isatty())
     print(report.summary())
-    where = args.html or f"{args.file.rstrip('/')}.audit.html"
     print(f"\nreport: {report.save(where)}")
     if args.fix:
         done = audit.fix(table, args.fix, **columns)

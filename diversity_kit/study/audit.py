@@ -22,8 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import kit
-from ..data import diversity, sources
-from . import attribution
+from ..data import sources
 
 # %% auto #0
 __all__ = ['PII', 'CHECKS', 'Unreadable', 'Bad', 'Table', 'decode', 'read', 'guess', 'Finding', 'Section', 'exact_groups',
@@ -50,6 +49,7 @@ class Table:
     bad: tuple[Bad, ...] = ()
     notes: tuple[str, ...] = ()
     name: str = "data"
+    path: Path | None = None
 
 
 _BOMS = ((b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"), (b"\xef\xbb\xbf", "utf-8-sig"), (b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"))
@@ -83,13 +83,12 @@ def _decode_other(data: bytes) -> tuple[str, str]:
     whole = sum(not _UNDECODED.search(line.decode("utf-8", "surrogateescape")) for line in high)
     if whole > len(high) / 2:
         return data.decode("utf-8", "surrogateescape"), "utf-8"
-    try:
-        text = data.decode("gb18030")
-        seen = [c for c in text[:100_000] if not c.isascii()]
-        if sum("\u4e00" <= c <= "\u9fff" or "\u3000" <= c <= "\u303f" or "\uff00" <= c <= "\uffef" for c in seen) > .9 * len(seen):
-            return text, "gb18030"
-    except UnicodeDecodeError:
-        pass
+    runs = re.findall(rb"[\x80-\xff]+", data[:200_000])            # accents stand alone, Chinese characters in rows of pairs
+    if sum(len(r) for r in runs if len(r) >= 4) > .5 * sum(map(len, runs)):
+        try:
+            return data.decode("gb18030"), "gb18030"
+        except UnicodeDecodeError:
+            pass
     try:
         return data.decode("cp1252"), "windows-1252"
     except UnicodeDecodeError:
@@ -268,7 +267,7 @@ def read(path: str | Path) -> Table:
     if not len(table.frame):
         raise Unreadable(f"{path} has a header and no readable row" + (f"; {len(table.bad)} rows are unreadable, the first at line {table.bad[0].line}: "
                          f"{table.bad[0].reason}" if table.bad else ""))
-    return Table(table.frame, table.lines, table.bad, (*notes, *table.notes), path.name)
+    return Table(table.frame, table.lines, table.bad, (*notes, *table.notes), path.name, path)
 
 
 def _read_parquet(path: Path) -> Table:
@@ -281,7 +280,7 @@ def _read_parquet(path: Path) -> Table:
         raise Unreadable(f"{path} is no Parquet file: {str(e)[:200]}") from None
     if not len(frame):
         raise Unreadable(f"{path} has {len(frame.columns)} columns and no row")
-    return Table(frame, np.arange(1, len(frame) + 1), name=path.name)
+    return Table(frame, np.arange(1, len(frame) + 1), name=path.name, path=path)
 
 
 def _read_folder(path: Path) -> Table:
@@ -387,7 +386,7 @@ class _Data:
     texts: list = field(default_factory=list)
     strict: list = field(default_factory=list)
     findings: list = field(default_factory=list)
-    notes: list = field(default_factory=list)
+    notes: dict = field(default_factory=dict)
 
     def column(self, role: str) -> np.ndarray | None:
         "Values of a role as str, '' where missing (also 'nan', 'None', 'n/a'); None if no column plays it."
@@ -400,7 +399,7 @@ class _Data:
         if len(index) <= n:
             return index
         if why:
-            self.notes.append(f"{why}: {n:,} of {len(index):,} rows, drawn at random")
+            self.notes.setdefault(why, f"{why}: {n:,} of {len(index):,} rows, drawn at random")
         return np.sort(self.rng.choice(index, n, replace=False))
 
     def find(self, check, title, evidence, cost, fix, rows, of, weight, steep=1.):
@@ -508,11 +507,12 @@ def _check_languages(d: _Data) -> Section:
     total = sum(told.values())
     main = told.most_common(1)[0][0] if told else "?"
     strange = [int(i) for i, x in zip(rows, names) if x not in ("?", main)]
-    if total >= 20 and len(strange) > .02 * total:
+    clear = sum(c for _, c in told.most_common(3)) > .8 * total             # of text in no language the guesses scatter
+    if clear and total >= 20 and len(strange) > .02 * total:
         d.find("languages", f"not only {main}: {_percent(len(strange) / total)} of the texts look like another language",
                ", ".join(f"{k} {v}" for k, v in told.most_common(6)) + f" of {total:,} texts long enough to tell (short ones are often misjudged)",
                "a model trained for one language wastes capacity; a test score mixes two tasks", "look at df.iloc[report.findings[k].rows]; keep one language or evaluate each by itself", strange, total, .4, 3)
-    return Section("Languages", (f"Judged by {who}. {names.count('?'):,} of {len(names):,} texts are too short to tell.",), (),
+    return Section("Languages", (f"Judged by {who}. {names.count('?'):,} of {len(names):,} texts are too short to tell." + ("" if clear or not total else " The guesses scatter over many languages, so they are no finding."),), (),
                    (("Texts by language", *map(list, zip(*told.most_common(12)))),) if told else ())
 
 
@@ -588,12 +588,12 @@ def _check_leakage(d: _Data) -> Section | None:
                    (("Copies across splits", ("split", "other", "rows", "rows of other", "equal", "near"), out),), (("Rows by split", order, counts),))
 
 
-def _between(d: _Data, a, b) -> tuple[list[int], list[int], int]:
+def _between(d: _Data, a, b, most: tuple[int, int] = (20_000, 1000)) -> tuple[list[int], list[int], int]:
     "Rows of b with an equal text in a (all rows), rows of b with a near copy in a (a sample), and how many were compared."
     known = {d.strict[i] for i in a if d.strict[i]}
     exact = [int(i) for i in b if d.strict[i] in known]
-    rest = d.sample([i for i in b if d.strict[i] and d.strict[i] not in known], 1000, "near copies across splits or sources, one side")
-    some = d.sample([i for i in a if d.strict[i]], None, "near copies across splits or sources, other side")
+    rest = d.sample([i for i in b if d.strict[i] and d.strict[i] not in known], most[1], "near copies across splits or sources, searched for")
+    some = d.sample([i for i in a if d.strict[i]], min(most[0], d.limit), "near copies across splits or sources, searched in")
     found = sources.overlap(_words(d.texts[i] for i in some), _words(d.texts[i] for i in rest))
     return exact, sorted(int(rest[j]) for j in found.rows_of(1)), len(rest)
 
@@ -625,8 +625,8 @@ def _vectors(texts: Sequence[str]):
     "TF-IDF of words and pairs, or of characters and pairs where most letters are Chinese, Japanese or Korean."
     from sklearn.feature_extraction.text import TfidfVectorizer
     cjk = sum(_language(t) in ("Han", "kana", "Hangul") for t in texts[:300]) > .5 * min(300, len(texts))
-    return TfidfVectorizer(analyzer="char" if cjk else "word", ngram_range=(1, 2), max_features=20_000, sublinear_tf=True,
-                           token_pattern=r"(?u)\b\w+\b").fit_transform([t[:5000] for t in texts])
+    kind = {"analyzer": "char"} if cjk else {"token_pattern": r"(?u)\b\w+\b"}
+    return TfidfVectorizer(ngram_range=(1, 2), max_features=20_000, sublinear_tf=True, **kind).fit_transform([t[:5000] for t in texts])
 
 
 def _check_label_errors(d: _Data) -> Section | None:
@@ -642,6 +642,7 @@ def _check_label_errors(d: _Data) -> Section | None:
     if len(classes) < 2 or len(rows) < 50:
         return Section("Suspected label errors", (f"Not looked for: at least two classes with 20 rows and 10 different texts are needed, there are {len(classes)} (of {len(left) or len(count)}).",))
     y = np.searchsorted(classes, [label[i] for i in rows])
+    from diversity_kit.study import attribution
     from sklearn.linear_model import LogisticRegression
     model = LogisticRegression(C=10., solver="liblinear" if len(classes) == 2 else "lbfgs", max_iter=100, tol=1e-3)
     group = np.unique(np.array([d.strict[i] for i in rows], dtype=object), return_inverse=True)[1]
@@ -660,6 +661,7 @@ def _check_label_errors(d: _Data) -> Section | None:
 
 def _suspects(y, p) -> tuple[list[tuple[int, int]], str]:
     "(row, suggested class), worst first: cleanlab's confident learning, or without it rows whose label has a probability below 0.1 and another above 0.8."
+    from diversity_kit.study import attribution
     try:
         frame = attribution.label_errors(y, p)
         return list(zip(frame["row"].tolist(), frame["suggested"].tolist())), "Confident learning (cleanlab)"
@@ -709,13 +711,13 @@ def _source_pairs(d: _Data, where: Mapping) -> list:
     "Copies across sources, and each source against the rest: domain AUC and vocabulary distance beside what two random halves give."
     copies, apart = [], []
     for a, b in itertools.combinations(where, 2):
-        exact, near, seen = _between(d, where[a], where[b])
+        exact, near, seen = _between(d, where[a], where[b], (3000, 500))
         copies.append((a, b, f"{len(exact):,}", f"{len(near):,} of {seen:,}"))
         if (hit := sorted({*exact, *near})) and len(hit) >= max(3, .02 * len(where[b])):
             d.find("overlap", f"sources {a!r} and {b!r} overlap: {len(hit):,} rows of {b!r} have a copy in {a!r}", f"{len(exact):,} equal of {len(where[b]):,}; {len(near):,} near copies among {seen:,} others that were compared",
                    "training on one and testing on the other measures memory; merging them repeats texts", "from diversity_kit.data.sources import assert_disjoint, drop_copies  # before training on one and testing on the other", hit, len(where[b]), .9, 3)
-    for s in where:
-        mine, rest = (d.sample([i for i in index if d.strict[i]], 1000) for index in (where[s], np.concatenate([v for k, v in where.items() if k != s] or [[]])))
+    for s in list(where)[:4 if len(where) > 2 else 1]:
+        mine, rest = (d.sample([i for i in index if d.strict[i]], 600) for index in (where[s], np.concatenate([v for k, v in where.items() if k != s] or [[]])))
         got = _distance(d, mine, rest)
         if got:
             apart.append((s, *(str(x) for x in got)))
@@ -723,16 +725,18 @@ def _source_pairs(d: _Data, where: Mapping) -> list:
         [("Each source against the others", ("source", "domain AUC", "of random halves", "Jensen-Shannon, bits", "of random halves"), apart)] * bool(apart)
 
 
-def _distance(d: _Data, a, b, n: int = 150):
+def _distance(d: _Data, a, b, n: int = 100):
     "(AUC, its null, JSD, its null) between rows a and b by diversity.between, or None where there are too few different texts."
+    from diversity_kit.data import diversity
     try:
-        real, null = diversity.between([d.texts[i][:2000] for i in a], [d.texts[i][:2000] for i in b], n=min(n, len(a) // 2, len(b) // 2), resamples=5, measures=("domain_auc", "jensen_shannon"))
+        real, null = diversity.between([d.texts[i][:1000] for i in a], [d.texts[i][:1000] for i in b], n=min(n, len(a) // 2, len(b) // 2), resamples=5, measures=("domain_auc", "jensen_shannon"))
     except ValueError:
         return None
     return real["domain_auc"], null["domain_auc"], real["jensen_shannon"], null["jensen_shannon"]
 
 
 def _check_diversity(d: _Data) -> Section:
+    from diversity_kit.data import diversity
     texts = [d.texts[i][:5000] for i in d.sample([i for i, k in enumerate(d.strict) if k], 4000, "diversity")]
     try:
         panel = diversity.panel(texts, n=min(300, len(texts) // 2), resamples=8)
@@ -773,7 +777,7 @@ PII: dict[str, tuple[re.Pattern, Callable[[str], bool]]] = {
     "e-mail": (re.compile(r"(?<![\w.+-])[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}(?![\w-])"), lambda m: ".." not in m),
     "card number": (re.compile(r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d-])"), luhn),
     "IBAN": (re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])"), iban),
-    "IP address": (re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])"), _address),
+    "IP address": (re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?!\.?\d)"), _address),
     "telephone": (re.compile(r"(?<![\w.+-])(?:\+\d{1,3}[ .-]?)?(?:\(\d{2,5}\)[ .-]?)?\d{2,4}(?:[ .-]?\d{2,4}){1,4}(?![\w-])"), _phone)}
 
 
@@ -843,7 +847,7 @@ def _check_time(d: _Data) -> Section | None:
     bins, label = np.array_split(good, 8), d.column("label")
     top = Counter(v for v in label if v).most_common(1)[0][0] if label is not None and any(label) else None
     rows = [(str(t[b[0]])[:10], str(t[b[-1]])[:10], f"{len(b):,}", f"{np.mean([len(d.texts[i]) for i in b]):.0f}", _percent(np.mean([label[i] == top for i in b])) if top else "") for b in bins]
-    early, late = (d.sample([i for i in np.concatenate(h) if d.strict[i]], 1000) for h in (bins[:4], bins[4:]))
+    early, late = (d.sample([i for i in np.concatenate(h) if d.strict[i]], 600) for h in (bins[:4], bins[4:]))
     got = _distance(d, early, late)
     if got:
         says.append(f"Domain AUC of the earlier against the later half: {got[0]}; two random halves: {got[1]}.")
@@ -996,7 +1000,7 @@ def audit(data, text: str | None = None, label: str | None = None, split: str | 
     found = tuple(sorted(d.findings, key=lambda f: -f.score))
     guessed = tuple(r for r, v in roles.items() if v is not None and given[r] is None)
     return Report(name or table.name, len(table.frame), found, tuple(s for s in sections if s is not None), roles, guessed, table.bad,
-                  (*table.notes, *dict.fromkeys(d.notes)), seconds)
+                  (*table.notes, *d.notes.values()), seconds)
 
 # %% ../../nbs/study/74_audit.ipynb #86107fa5
 def safe_drops(frame, roles: Mapping[str, str | None]) -> list[dict]:
@@ -1022,17 +1026,22 @@ def safe_drops(frame, roles: Mapping[str, str | None]) -> list[dict]:
     return [out[i] for i in sorted(out)]
 
 
+def _target(out: str | Path, table: Table, endings: bool = True) -> None:
+    "ValueError if `out` is the input, or (endings) of a kind that cannot be written."
+    out = Path(out)
+    if endings and out.suffix.lower() not in _WRITE:
+        raise ValueError(f"{out.name}: the copy is written as {', '.join(_WRITE)}; name one of these endings")
+    if table.path is not None and table.path.resolve() == out.resolve():
+        raise ValueError(f"{out} is the input, it would be written over: name another file")
+
+
 def fix(data, out: str | Path, **columns) -> dict[str, int]:
     """Write a copy without the rows of `safe_drops` to `out` (.csv, .tsv, .jsonl or .parquet, UTF-8), and OUT.changes.jsonl: a line for each row that is
     not in the copy, also the unreadable ones. Nothing else changes. Returns counts by rule, and `rows` kept.
 
     Raises Unreadable and ValueError as `audit`; ValueError for another ending, or if `out` is the input."""
-    out = Path(out)
-    if out.suffix.lower() not in _WRITE:
-        raise ValueError(f"{out.name}: the copy is written as {', '.join(_WRITE)}; name one of these endings")
-    if isinstance(data, (str, Path)) and Path(data).resolve() == out.resolve():
-        raise ValueError("the copy would be written over its original: name another file")
-    table = _as_table(data)
+    table, out = _as_table(data), Path(out)
+    _target(out, table)
     drops = safe_drops(table.frame, guess(table.frame, {r: columns.pop(r, None) for r in _NAMES}))
     if columns:
         raise TypeError(f"unknown arguments {sorted(columns)}")

@@ -2602,6 +2602,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'diversity_kit.study.audit._records': ( 'study/audit.html#_records',
                                                                                    'diversity_kit/study/audit.py'),
                                            'diversity_kit.study.audit._safe': ('study/audit.html#_safe', 'diversity_kit/study/audit.py'),
+                                           'diversity_kit.study.audit._same': ('study/audit.html#_same', 'diversity_kit/study/audit.py'),
                                            'diversity_kit.study.audit._short': ('study/audit.html#_short', 'diversity_kit/study/audit.py'),
                                            'diversity_kit.study.audit._sniff': ('study/audit.html#_sniff', 'diversity_kit/study/audit.py'),
                                            'diversity_kit.study.audit._source_pairs': ( 'study/audit.html#_source_pairs',

@@ -339,7 +339,11 @@ def test_the_lines_that_fix_run():
     d.loc[0, "text"] = " "
     d.loc[1, "text"] = "<b>a</b> " + d.loc[1, "text"]
     d.loc[2, "label"] = None
+    d = d.assign(source=["x", "y"] * 60)
+    d.loc[3, "text"] = d.loc[4, "text"].title()
+    assert len(audit(d).findings) > 4
     for f in audit(d).findings:
+        compile(f.fix, "fix", "exec")
         if f.check in ("duplicates", "missing", "conflicts", "characters"):
             names = {"df": d.copy(), "html": __import__("html")}
             exec(f.fix, names)

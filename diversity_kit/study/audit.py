@@ -16,7 +16,7 @@ import sys
 import time as clock
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -415,6 +415,8 @@ def _plain(value, named: bool = True) -> str:
         return ""
     if isinstance(value, bytes):
         value = value.decode("utf-8", "replace")
+    if named and isinstance(value, float) and value.is_integer():
+        value = int(value)                                        # a column of labels with gaps became numbers with a point
     text = value if isinstance(value, str) else "" if str(value) in ("NaT", "<NA>") else str(value)
     return "" if named and text.strip().lower() in _NONE else text.strip() if named else text
 
@@ -456,6 +458,11 @@ def conflicts(keys: Sequence[str], labels: Sequence[str]) -> dict[str, list[int]
 def _q(name) -> str:
     "A column's name as Python source."
     return repr(str(name))
+
+
+def _same(text: str) -> str:
+    "The normal form under which texts count as equal, as a line of pandas."
+    return f"df[{_q(text)}].str.normalize('NFKC').str.casefold().str.split().str.join(' ')"
 
 
 def _check_size(d: _Data) -> Section:
@@ -511,7 +518,7 @@ def _check_languages(d: _Data) -> Section:
     if clear and total >= 20 and len(strange) > .02 * total:
         d.find("languages", f"not only {main}: {_percent(len(strange) / total)} of the texts look like another language",
                ", ".join(f"{k} {v}" for k, v in told.most_common(6)) + f" of {total:,} texts long enough to tell (short ones are often misjudged)",
-               "a model trained for one language wastes capacity; a test score mixes two tasks", "look at df.iloc[report.findings[k].rows]; keep one language or evaluate each by itself", strange, total, .4, 3)
+               "a model trained for one language wastes capacity; a test score mixes two tasks", "df.iloc[list(report.findings[k].rows)]  # keep one language, or evaluate each by itself", strange, total, .4, 3)
     return Section("Languages", (f"Judged by {who}. {names.count('?'):,} of {len(names):,} texts are too short to tell." + ("" if clear or not total else " The guesses scatter over many languages, so they are no finding."),), (),
                    (("Texts by language", *map(list, zip(*told.most_common(12)))),) if told else ())
 
@@ -542,7 +549,7 @@ def _check_duplicates(d: _Data) -> Section:
     if extra:
         d.find("duplicates", f"{len(extra):,} rows repeat the text of an earlier row", f"{_percent(len(extra) / max(1, filled))} of {filled:,} texts; {filled - len(extra):,} are different; "
                f"the most frequent occurs {max(map(len, groups.values())):,} times", "a random split puts copies on both sides: the test score is too high; repeated texts weigh more than others",
-               f"df = df[~df[{_q(text)}].str.strip().duplicated()]", extra, max(1, filled), .9, 2)
+               f"df = df[~{_same(text)}.duplicated()]", extra, max(1, filled), .9, 2)
     says = [f"{len(extra):,} rows repeat an earlier text (case, width and white space apart), in {len(groups):,} groups."]
     first = list({k: i for i, k in reversed(list(enumerate(d.strict))) if k}.values())
     rows = d.sample(first, 5000, "near duplicates")
@@ -561,7 +568,7 @@ def _check_duplicates(d: _Data) -> Section:
         both = sorted(i for r in clash.values() for i in r)
         d.find("conflicts", f"{len(clash):,} texts carry two or more labels", f"{len(both):,} rows; e.g. {_short(d.texts[both[0]], 50)!r} is " +
                " and ".join(sorted({label[i] for i in next(iter(clash.values())) if label[i]})[:4]), "no model can be right on both: a ceiling on accuracy; in a test set, noise",
-               f"df = df[df.groupby({_q(text)})[{_q(d.roles['label'])}].transform('nunique') == 1]", both, n, .8, 20)
+               f"df = df[df.groupby({_same(text)})[{_q(d.roles['label'])}].transform('nunique') <= 1]", both, n, .8, 20)
         tables.append(("Equal texts, different labels", ("labels", "rows", "text"), [(", ".join(sorted({label[i] for i in r if label[i]})[:6]), len(r), _short(d.texts[r[0]])) for r in list(clash.values())[:8]]))
     return Section("Duplicates and conflicts", tuple(says), tuple(tables))
 
@@ -608,9 +615,9 @@ def _check_balance(d: _Data) -> Section | None:
     if not count:
         return Section("Class balance", ("No row has a label.",))
     if len(count) == 1:
-        d.find("balance", f"only one class: {_short(top[0][0], 40)!r}", f"all {total:,} labelled rows", "there is nothing to learn: every score is 100 % or undefined", f"check that {_q(name)} is the label column", range(total), total, .9)
+        d.find("balance", f"only one class: {_short(top[0][0], 40)!r}", f"all {total:,} labelled rows", "there is nothing to learn: every score is 100 % or undefined", f"# check that {_q(name)} is the label column; --label names another", range(total), total, .9)
     elif len(count) > 50 and len(count) > .2 * total:
-        d.find("balance", f"{len(count):,} different labels for {total:,} rows", "an identifier, free text or a number rather than classes", "a classifier sees each class once or twice", f"name the label column with --label, or bin it: pd.cut(df[{_q(name)}], 5)", range(total), total, .6)
+        d.find("balance", f"{len(count):,} different labels for {total:,} rows", "an identifier, free text or a number rather than classes", "a classifier sees each class once or twice", f"df[{_q(name)}] = pd.cut(df[{_q(name)}], 5)  # if these are numbers; otherwise name the label column with --label", range(total), total, .6)
     elif (ratio := top[0][1] / top[-1][1]) >= 5:
         rare = sum(c < 10 for _, c in top)
         few = [i for i, v in enumerate(label) if v == top[-1][0]]
@@ -654,7 +661,7 @@ def _check_label_errors(d: _Data) -> Section | None:
     table = [(int(rows[i]), classes[y[i]], classes[s], f"{p[i, y[i]]:.2f}", _short(d.texts[rows[i]])) for i, s in found[:12]]
     if hit and right > base + .05:
         d.find("label errors", f"{len(hit):,} of {len(rows):,} labels look wrong", f"{who}; the model that says so is right on {_percent(right)} of held-out rows (largest class: {_percent(base)}): look before you change anything",
-               "wrong training labels cost accuracy; wrong test labels cap it and can reorder models", f"df.iloc[report.findings[k].rows][[{_q(d.roles['text'])}, {_q(d.roles['label'])}]]  # relabel by hand", hit, len(rows), .6, 3)
+               "wrong training labels cost accuracy; wrong test labels cap it and can reorder models", f"df.iloc[list(report.findings[k].rows)][[{_q(d.roles['text'])}, {_q(d.roles['label'])}]]  # relabel by hand", hit, len(rows), .6, 3)
     return Section("Suspected label errors", (f"TF-IDF and logistic regression, 4-fold, equal texts in one fold: {_percent(right)} of the labels are predicted (largest class: {_percent(base)}). {who}.",),
                    (("Least plausible labels", ("row", "label", "suggested", "P(label)", "text"), table),) if table else ())
 
@@ -703,7 +710,7 @@ def _check_sources(d: _Data) -> Section | None:
         v = cramers_v([source[i] for i in both], [label[i] for i in both]) if len(both) > 20 else 0.
         if v > .5:
             d.find("source", f"the label can be read off the source (Cramér's V {v:.2f})", f"{len(where)} sources, {len(set(label[both]))} labels", "a model learns the source's style instead of the task and fails on a new source",
-                   f"evaluate by leaving one source out: GroupKFold().split(X, y, df[{_q(name)}])", both, len(source), .7 * v)
+                   f"from sklearn.model_selection import LeaveOneGroupOut; LeaveOneGroupOut().split(X, y, df[{_q(name)}])  # test on a source that was not seen", both, len(source), .7 * v)
     return Section("Sources and how far apart they are", (), tuple(tables), (("Rows by source", list(where)[:20], [len(v) for v in list(where.values())[:20]]),) if where else ())
 
 
@@ -871,7 +878,7 @@ def _safe(value) -> str:
 
 def _table(title: str, header: Sequence, rows: Sequence) -> str:
     head = "".join(f"<th scope='col'>{_esc(h)}</th>" for h in header)
-    body = "".join("<tr>" + "".join(f"<td>{_esc(_short(c, 300))}</td>" for c in r) + "</tr>" for r in rows)
+    body = "".join("<tr>" + "".join(f"<td{' class=n' if len(str(c)) < 25 else ''}>{_esc(_short(c, 300))}</td>" for c in r) + "</tr>" for r in rows)
     return f"<div class='wide'><table><caption>{_esc(title)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
@@ -889,7 +896,7 @@ def _bars(title: str, names: Sequence, values: Sequence) -> str:
 
 _CSS = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1a1a1a;background:#fff}h1{font-size:1.6rem}
 h2{font-size:1.2rem;margin-top:2.2rem;border-bottom:1px solid #ccc}table{border-collapse:collapse;font-size:.87rem;margin:.6rem 0}caption{text-align:left;font-weight:600;padding:.2rem 0}
-td,th{border-bottom:1px solid #ddd;padding:.25rem .6rem;text-align:left;vertical-align:top;overflow-wrap:anywhere;max-width:28rem}.wide{overflow-x:auto}
+td,th{border-bottom:1px solid #ddd;padding:.25rem .6rem;text-align:left;vertical-align:top;overflow-wrap:anywhere;max-width:28rem}td.n,th{white-space:nowrap}.wide{overflow-x:auto}
 .finding{border-left:5px solid #0072b2;background:#f6f8fa;margin:.8rem 0;padding:.6rem 1rem}.finding.high{border-color:#d55e00}.finding.mid{border-color:#e69f00}
 .finding h3{margin:0 0 .3rem;font-size:1rem}.finding p{margin:.15rem 0}code{background:#eceff2;padding:.1rem .3rem;overflow-wrap:anywhere}
 figure{margin:.8rem 0}figcaption{font-weight:600;font-size:.87rem}svg{width:100%;max-width:720px;font:12px system-ui,sans-serif}rect{fill:#0072b2}small,.dim{color:#555}"""
@@ -979,16 +986,17 @@ def audit(data, text: str | None = None, label: str | None = None, split: str | 
     Raises Unreadable or ValueError if there is no table or no such column; OSError if the file cannot be had."""
     if limit < 100:
         raise ValueError(f"limit={limit}: at least 100 rows")
-    table, begin = _as_table(data, name), clock.perf_counter()
+    begin = clock.perf_counter()
+    table = _as_table(data, name)
     given = {"text": text, "label": label, "split": split, "source": source, "time": time}
     roles = guess(table.frame, given)
     d = _Data(table.frame, roles, limit, np.random.default_rng([seed, 74]))
     d.texts = [_plain(v, named=False) for v in table.frame[roles["text"]]]
     d.strict = [sources._strict(t) for t in d.texts]
     if table.bad:
-        d.find("unreadable", f"{len(table.bad):,} rows cannot be read", f"line {table.bad[0].line}: {table.bad[0].reason}", "most readers drop or shift them without a word", f"mend line {table.bad[0].line} and the others listed in the report",
+        d.find("unreadable", f"{len(table.bad):,} rows cannot be read", f"line {table.bad[0].line}: {table.bad[0].reason}", "most readers drop or shift them without a word", f"# mend line {table.bad[0].line} and the others that the report lists",
                range(len(table.bad)), len(table.frame) + len(table.bad), .9, 10)
-    sections, seconds = [], {"reading the columns": clock.perf_counter() - begin}
+    sections, seconds = [], {"reading": clock.perf_counter() - begin}
     for what, check in CHECKS.items():
         begin = clock.perf_counter()
         if progress:
@@ -997,7 +1005,7 @@ def audit(data, text: str | None = None, label: str | None = None, split: str | 
         seconds[what] = clock.perf_counter() - begin
     if progress:
         print("\r" + " " * 20 + "\r", end="", file=sys.stderr, flush=True)
-    found = tuple(sorted(d.findings, key=lambda f: -f.score))
+    found = tuple(replace(f, fix=f.fix.replace("findings[k]", f"findings[{k}]")) for k, f in enumerate(sorted(d.findings, key=lambda f: -f.score)))
     guessed = tuple(r for r, v in roles.items() if v is not None and given[r] is None)
     return Report(name or table.name, len(table.frame), found, tuple(s for s in sections if s is not None), roles, guessed, table.bad,
                   (*table.notes, *d.notes.values()), seconds)

@@ -74,6 +74,7 @@ def _shards(args) -> int:
     return 0
 
 
+<<<<<<< HEAD
 def _mix(args) -> int:
     from pathlib import Path
     from diversity_kit.data.shards import read_records
@@ -89,6 +90,22 @@ def _mix(args) -> int:
     paths = write_rows(mixture, args.output, shard_rows=args.shard_rows)
     print(mixture.receipt())
     print(f"{len(paths)} file{'s' * (len(paths) > 1)}, first {paths[0]}")
+=======
+def _audit(args) -> int:
+    from diversity_kit.study import audit
+    columns = {role: getattr(args, role) for role in ("text", "label", "split", "source", "time")}
+    table = audit.read(args.file)
+    where = args.html or f"{args.file.rstrip('/')}.audit.html"
+    audit._target(where, table, endings=False)
+    if args.fix:
+        audit._target(args.fix, table)
+    report = audit.audit(table, **columns, limit=args.limit, seed=args.seed, progress=sys.stderr.isatty())
+    print(report.summary())
+    print(f"\nreport: {report.save(where)}")
+    if args.fix:
+        done = audit.fix(table, args.fix, **columns)
+        print(f"copy: {args.fix} ({', '.join(f'{k}: {v:,}' for k, v in done.items())}); every change: {args.fix}.changes.jsonl")
+>>>>>>> wt-audit
     return 0
 
 
@@ -133,6 +150,7 @@ def parser() -> argparse.ArgumentParser:
         do.add_argument("--copies", type=int, default=1, help="copies of each record (default 1)")
         do.add_argument("--seed", type=int, default=0)
         do.add_argument("--drop-unchanged", action="store_true", help="leave out copies that came out equal to their record")
+<<<<<<< HEAD
     mix = sub.add_parser("mix", help="one stream out of several JSON Lines files, with a receipt")
     mix.add_argument("inputs", nargs="+", metavar="IN", help=".jsonl or .jsonl.gz, or NAME=FILE; the name goes into every row as `source`")
     mix.add_argument("output", metavar="OUT", help=".jsonl or .jsonl.gz; with --shard-rows a new folder")
@@ -145,6 +163,17 @@ def parser() -> argparse.ArgumentParser:
     mix.add_argument("--seed", type=int, default=0)
     mix.add_argument("--shard-rows", type=int, help="rows in a file, OUT is then a folder")
     mix.set_defaults(run=_mix)
+=======
+    look = sub.add_parser("audit", help="what is wrong with a data set: a summary here, a report beside the file")
+    look.add_argument("file", metavar="FILE", help="CSV, TSV, JSONL, JSON, Parquet, or a folder of Dataset.save_to_disk")
+    for role in ("text", "label", "split", "source", "time"):
+        look.add_argument(f"--{role}", metavar="COLUMN", help=f"the column with the {role} (default: guessed)")
+    look.add_argument("--html", metavar="PATH", help="where the report goes (default FILE.audit.html)")
+    look.add_argument("--fix", metavar="OUT", help="write a copy without empty rows, repeated rows and train copies of test rows; FILE stays as it is")
+    look.add_argument("--limit", type=int, default=20_000, help="rows that the costly checks look at, at most (default 20000)")
+    look.add_argument("--seed", type=int, default=0)
+    look.set_defaults(run=_audit)
+>>>>>>> wt-audit
     ledger = sub.add_parser("ledger", help="the claims with their verdicts")
     ledger.add_argument("results", nargs="?", help="a results folder (default: this checkout's)")
     ledger.set_defaults(run=_ledger)

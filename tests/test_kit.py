@@ -658,7 +658,7 @@ RECORD = {"claim": {"id": "K01", "statement": "A helps | really", "source": "S0"
 def test_report_fills_the_marks_and_the_headers(running, capsys):
     top = running.top
     readme = top / "README.md"
-    readme.write_text("before\n<!-- ledger -->\nold\n<!-- /ledger -->\nafter\n", encoding="utf-8")
+    readme.write_text("<!-- summary -->\n<!-- /summary -->\nbefore\n<!-- ledger -->\nold\n<!-- /ledger -->\nafter\n", encoding="utf-8")
     colab = nbformat.v4.new_code_cell('#| eval: false\nif "google.colab" in sys.modules:\n    %pip install -q "diversity_kit @ git+https://github.com/someone/else"')
     chapter(top / "nbs/measure/11_good.ipynb", colab, "x = 1")
     (top / "results/cpu-2core").mkdir(parents=True)
@@ -666,6 +666,8 @@ def test_report_fills_the_marks_and_the_headers(running, capsys):
     (top / "results/cpu-2core/chapters.json").write_text(json.dumps({"measure/11_good": {"minutes": 1.5, "peak_mb": 1234, "date": "2026-02-03"}}))
     assert running.command.main(["report"]) == 0
     text = readme.read_text(encoding="utf-8")
+    summary, _, text = text.partition("<!-- /summary -->\n")
+    assert "**1 records** (1 on `cpu-2core`): 1 supported, 0 refuted" in summary
     assert text.startswith("before\n<!-- ledger -->\n| claim |") and text.endswith("<!-- /ledger -->\nafter\n") and "old" not in text
     assert "| K01 | A helps \\| really |" in text and "| supported |" in text
     nb = nbformat.read(top / "nbs/measure/11_good.ipynb", 4)
@@ -676,7 +678,7 @@ def test_report_fills_the_marks_and_the_headers(running, capsys):
     assert f'git+{address}"' in nb.cells[1].source and "someone" not in nb.cells[1].source
     before = {p: p.stat().st_mtime_ns for p in top.glob("nbs/**/*.ipynb")}
     assert running.command.main(["report"]) == 0                         # twice is once
-    assert before == {p: p.stat().st_mtime_ns for p in top.glob("nbs/**/*.ipynb")} and readme.read_text(encoding="utf-8") == text
+    assert before == {p: p.stat().st_mtime_ns for p in top.glob("nbs/**/*.ipynb")} and readme.read_text(encoding="utf-8").endswith(text)
     readme.write_text("no marks")
     assert running.command.main(["report"]) == 2
     assert "marks <!-- ledger --> ... <!-- /ledger --> are missing" in capsys.readouterr().err

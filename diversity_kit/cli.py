@@ -74,7 +74,6 @@ def _shards(args) -> int:
     return 0
 
 
-<<<<<<< HEAD
 def _mix(args) -> int:
     from pathlib import Path
     from diversity_kit.data.shards import read_records
@@ -90,7 +89,9 @@ def _mix(args) -> int:
     paths = write_rows(mixture, args.output, shard_rows=args.shard_rows)
     print(mixture.receipt())
     print(f"{len(paths)} file{'s' * (len(paths) > 1)}, first {paths[0]}")
-=======
+    return 0
+
+
 def _audit(args) -> int:
     from diversity_kit.study import audit
     columns = {role: getattr(args, role) for role in ("text", "label", "split", "source", "time")}
@@ -105,7 +106,6 @@ def _audit(args) -> int:
     if args.fix:
         done = audit.fix(table, args.fix, **columns)
         print(f"copy: {args.fix} ({', '.join(f'{k}: {v:,}' for k, v in done.items())}); every change: {args.fix}.changes.jsonl")
->>>>>>> wt-audit
     return 0
 
 
@@ -150,7 +150,6 @@ def parser() -> argparse.ArgumentParser:
         do.add_argument("--copies", type=int, default=1, help="copies of each record (default 1)")
         do.add_argument("--seed", type=int, default=0)
         do.add_argument("--drop-unchanged", action="store_true", help="leave out copies that came out equal to their record")
-<<<<<<< HEAD
     mix = sub.add_parser("mix", help="one stream out of several JSON Lines files, with a receipt")
     mix.add_argument("inputs", nargs="+", metavar="IN", help=".jsonl or .jsonl.gz, or NAME=FILE; the name goes into every row as `source`")
     mix.add_argument("output", metavar="OUT", help=".jsonl or .jsonl.gz; with --shard-rows a new folder")
@@ -163,7 +162,6 @@ def parser() -> argparse.ArgumentParser:
     mix.add_argument("--seed", type=int, default=0)
     mix.add_argument("--shard-rows", type=int, help="rows in a file, OUT is then a folder")
     mix.set_defaults(run=_mix)
-=======
     look = sub.add_parser("audit", help="what is wrong with a data set: a summary here, a report beside the file")
     look.add_argument("file", metavar="FILE", help="CSV, TSV, JSONL, JSON, Parquet, or a folder of Dataset.save_to_disk")
     for role in ("text", "label", "split", "source", "time"):
@@ -173,7 +171,6 @@ def parser() -> argparse.ArgumentParser:
     look.add_argument("--limit", type=int, default=20_000, help="rows that the costly checks look at, at most (default 20000)")
     look.add_argument("--seed", type=int, default=0)
     look.set_defaults(run=_audit)
->>>>>>> wt-audit
     ledger = sub.add_parser("ledger", help="the claims with their verdicts")
     ledger.add_argument("results", nargs="?", help="a results folder (default: this checkout's)")
     ledger.set_defaults(run=_ledger)

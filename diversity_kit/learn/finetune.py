@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 
 from .. import kit
 from ..augment.base import Transform
@@ -213,6 +214,7 @@ class AugmentedTrainer(Trainer):
         stop = [EarlyStoppingCallback(patience)] if patience else []
         more.setdefault("compute_metrics", lambda p: {"accuracy": 100 * float((np.argmax(p.predictions, -1) == p.label_ids).mean())})
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, processing_class=tokenizer, data_collator=self.collator, callbacks=[*callbacks, *stop, self._watch], **more)
+        self.remove_callback(PrinterCallback)                                          # a line for every logging step; state.log_history has them
         self.model_accepts_loss_kwargs = True                                         # compute_loss divides by the rows of all micro-batches
 
     @staticmethod

@@ -312,6 +312,13 @@ def test_fix_drops_only_what_is_safe(tmp_path):
     assert cli.main(["audit", str(tmp_path / "a.csv"), "--fix", str(tmp_path / "a.csv")]) == 2 and (tmp_path / "a.csv").read_bytes() == before
 
 
+def test_every_kept_row_is_kept():
+    d = pd.DataFrame({"text": ["", "", "a", "A", "a", "b", "b"], "split": ["train"] * 3 + ["test"] + ["train"] * 3})
+    drops = au.safe_drops(d, au.guess(d))
+    gone = {x["row"] for x in drops}
+    assert [(x["row"], x["kept"]) for x in drops] == [(0, None), (1, None), (2, 3), (4, 3), (6, 5)] and not gone & {x["kept"] for x in drops}
+
+
 def test_fix_logs_unreadable_rows(tmp_path):
     path = put(tmp_path / "a.csv", GOOD + "a,b,c\n")
     assert fix(path, tmp_path / "b.csv")["unreadable"] == 1

@@ -254,7 +254,7 @@ def restore_spans(inputs: Sequence[int], targets: Sequence[int], sentinels: Sequ
 
 def shift_right(labels: torch.Tensor, start_id: int, pad_id: int) -> torch.Tensor:
     "The decoder's input for labels (B, T): a start token, then the labels without the last; -100 becomes pad_id."
-    return torch.cat([torch.full_like(labels[:, :1], start_id), labels[:, :-1]], 1).masked_fill_(torch.cat([torch.zeros_like(labels[:, :1], dtype=torch.bool), labels[:, :-1] == IGNORE], 1), pad_id)
+    return torch.cat([torch.full_like(labels[:, :1], start_id), labels[:, :-1].masked_fill(labels[:, :-1] == IGNORE, pad_id)], 1)
 
 
 def seq2seq_loss(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:

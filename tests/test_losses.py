@@ -318,7 +318,7 @@ def test_spans_vary_and_have_the_mean_length():
 
 
 @pytest.mark.parametrize("ids, options", [([1], {}), ([1, 2], {"density": 0}), ([1, 2], {"density": 1}), ([1, 2], {"density": NAN}), ([1, 2], {"length": .5}), ([1, 900], {}),
-                                          (list(range(100)), {"density": .5, "length": 1})])
+                                          (list(range(100)), {"density": .5, "length": 1}), (list(range(6)), {"density": .5, "length": 1})])   # 3 spans need 4 sentinels
 def test_span_faults(ids, options):
     with pytest.raises(ValueError):
         ls.corrupt_spans(ids, [900, 901, 902], **options)

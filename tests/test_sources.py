@@ -227,8 +227,27 @@ def test_the_module_never_unpickles_or_runs_what_it_fetches():
         (n.module or "").split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
     calls = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
     methods = {n.func.attr for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)}
-    assert not names & {"pickle", "shelve", "marshal", "importlib", "runpy"} and not calls & {"eval", "exec", "__import__"}
+    assert not names & {"shelve", "marshal", "importlib", "runpy"} and not calls & {"eval", "exec", "__import__"}
     assert not methods & {"extractall", "extract", "unpack_archive"}
+    pickled = [n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.value, ast.Name) and n.value.id == "pickle"]
+    readers = [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef) and any(getattr(b, "attr", "") == "Unpickler" for b in n.bases)]
+    assert pickled == ["Unpickler"] * len(readers)                            # no pickle.load, no plain Unpickler: subclasses alone ...
+    for r in readers:                                                         # ... and those refuse every name
+        find, = [f for f in r.body if isinstance(f, ast.FunctionDef)]
+        assert find.name == "find_class" and [type(x) for x in find.body] == [ast.Raise]
+
+
+def test_a_pickle_that_names_a_function_is_refused():
+    import pickle
+
+    class Evil:
+        def __reduce__(self):
+            return os.system, ("touch /tmp/evil",)
+    plain, evil = pickle.dumps((["t"], ["c"], [1])), pickle.dumps((["t"], ["c"], [Evil()]))
+    members = lambda data: type("M", (), {"read": lambda self, name: data})()
+    assert next(S._read_inews(members(plain))) == {"text": "t\nc", "label": 1, "split": "train"}
+    with pytest.raises(S.ProviderFailed, match="the pickle asks for .*system"):
+        next(S._read_inews(members(evil)))
 
 
 # ------------------------------------------------------------------------------------------------ a package index on 127.0.0.1
@@ -775,7 +794,7 @@ def test_every_card_is_complete():
                 assert (len(p.revision) == 40 and int(p.revision, 16)) or not p.verified
     may = {n for n, c in S.cards.items() if c.redistribution}
     assert may == {"minilm_l6", "smollm2_135m", "wordnet", "vader_lexicon", "digits", "toy_sentiment",
-                   "homeassistant", "toy_parallel"}
+                   "homeassistant", "toy_parallel", "chitchat"}
     assert len(S.listing()) == len(S.cards) and set(S.listing().columns) >= {"name", "rows", "licence", "state"}
 
 

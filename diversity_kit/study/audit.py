@@ -986,6 +986,7 @@ def audit(data, text: str | None = None, label: str | None = None, split: str | 
     Raises Unreadable or ValueError if there is no table or no such column; OSError if the file cannot be had."""
     if limit < 100:
         raise ValueError(f"limit={limit}: at least 100 rows")
+    from threadpoolctl import threadpool_limits
     begin = clock.perf_counter()
     table = _as_table(data, name)
     given = {"text": text, "label": label, "split": split, "source": source, "time": time}
@@ -1001,7 +1002,8 @@ def audit(data, text: str | None = None, label: str | None = None, split: str | 
         begin = clock.perf_counter()
         if progress:
             print(f"\r{what:20}", end="", file=sys.stderr, flush=True)
-        sections.append(check(d))
+        with threadpool_limits(1):                                   # many small fits: more threads only wait for each other
+            sections.append(check(d))
         seconds[what] = clock.perf_counter() - begin
     if progress:
         print("\r" + " " * 20 + "\r", end="", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 # %% auto #0
@@ -189,6 +190,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, TypeError, ImportError) as e:
         print(f"diversity-kit: {e}", file=sys.stderr)
         return 2
+    except BrokenPipeError:                                          # the reader, such as head, has seen enough
+        sys.stdout = open(os.devnull, "w")
+        return 0
     except OSError as e:
         print(f"diversity-kit: {e}", file=sys.stderr)
         return 1

@@ -284,6 +284,18 @@ def test_table_has_a_row_per_record(tmp_path):
     assert list(ledger.table([]).columns) == list(frame.columns)
 
 
+def test_a_sure_sign_below_the_margin_is_said_wherever_the_verdict_is(tmp_path):
+    signed = lambda name, low, high, sign="+": (claim(sign, .5, id=name), effect(low, high))
+    made = settle([signed("K01", .1, .3), signed("K02", -.3, -.1), signed("K03", .1, .7), signed("K04", .55, .9), signed("K05", -.2, .2), signed("K06", -.2, .2, "0")], folder=tmp_path / "cpu-x")
+    assert [r["verdict"] for r in made] == ["supported", "refuted", "supported", "supported", "equivalent", "supported"]
+    assert [ledger.below_margin(r) for r in made] == [True, True, False, False, False, False]
+    found = ledger.read(tmp_path)
+    assert ledger.table(found)["verdict"].tolist() == ["supported, below the margin", "refuted, below the margin", "supported", "supported", "equivalent", "supported"]
+    assert "2 are smaller than the margin" in ledger.summary(found) and "smaller" not in ledger.summary(found[2:])
+    page = ledger.report(tmp_path / "r.html", found).read_text(encoding="utf-8")
+    assert "<td class=supported>supported, below the margin</td>" in page
+
+
 def test_markdown_keeps_its_columns(tmp_path):
     lines = ledger.markdown(records(tmp_path)).splitlines()
     assert len(lines) == 5 and {len(re.findall(r"(?<!\\)\|", x)) for x in lines} == {10}   # nine cells in every row

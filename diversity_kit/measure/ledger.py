@@ -20,7 +20,8 @@ from .experiment import write_atomically
 from .stats import Effect, holm
 
 # %% auto #0
-__all__ = ['VERDICTS', 'Claim', 'interval90', 'settle', 'read', 'merge', 'table', 'markdown', 'summary', 'forest', 'report']
+__all__ = ['VERDICTS', 'Claim', 'below_margin', 'interval90', 'settle', 'read', 'merge', 'table', 'markdown', 'summary', 'forest',
+           'report']
 
 # %% ../../nbs/measure/15_ledger.ipynb #f247eae4
 VERDICTS = ("supported", "refuted", "equivalent", "inconclusive")
@@ -67,6 +68,15 @@ class Claim:
             return "supported" if low > 0 and sure else "refuted" if high < 0 and sure else "equivalent" if inside else "inconclusive"
         low, high = self.expected - self.margin, self.expected + self.margin
         return "supported" if low <= effect.low and effect.high <= high else "refuted" if effect.high < low or effect.low > high else "inconclusive"
+
+
+def below_margin(record: dict) -> bool:
+    "Is this record's effect surely not zero, and as surely smaller than the margin its claim called worth having? Such a verdict is about the sign alone, and every table says so."
+    c, e = record["claim"], record["effect"]
+    if c["expected"] not in ("+", "-") or record["verdict"] not in ("supported", "refuted"):
+        return False
+    low, high = interval90(Effect(e["mean"], e["low"], e["high"], e["n"], e["p"]))
+    return bool(-c["margin"] < low and high < c["margin"])
 
 
 def interval90(effect: Effect) -> tuple[float, float]:
@@ -179,7 +189,7 @@ def table(records: Iterable[dict] | None = None):
         shape = "+.2f" if c["unit"] == "points" else "+.4f" if max(abs(e["low"]), abs(e["high"])) >= 1e-3 else ".1e"
         ours = f"{e['mean']:{shape}} [{e['low']:{shape}}, {e['high']:{shape}}]" if e["n"] > 1 else f"{e['mean']:.2g}"
         rows.append({"claim": c["id"], "statement": c["statement"], "published": c["published"] or "-", "ours (95 % interval)": f"{ours} {c['unit']}", "seeds": e["n"],
-                     "where": r["where"] if "where" in r else kit.results_dir().name, "minutes": r["minutes"], "verdict": r["verdict"], "deviations": r["deviations"] or "-"})
+                     "where": r["where"] if "where" in r else kit.results_dir().name, "minutes": r["minutes"], "verdict": r["verdict"] + ", below the margin" * below_margin(r), "deviations": r["deviations"] or "-"})
     return pd.DataFrame(rows, columns=["claim", "statement", "published", "ours (95 % interval)", "seeds", "where", "minutes", "verdict", "deviations"])
 
 
@@ -199,7 +209,8 @@ def summary(records: Iterable[dict] | None = None) -> str:
     count = lambda key: Counter(map(key, records))
     verdicts = ", ".join(f"{count(lambda r: r['verdict'])[v]} {v}" for v in VERDICTS)
     places = ", ".join(f"{n} on `{w}`" for w, n in count(lambda r: r.get("where", kit.results_dir().name)).items())
-    return f"**{len(records)} records** ({places or 'none yet'}): {verdicts}."
+    tiny = sum(map(below_margin, records))
+    return f"**{len(records)} records** ({places or 'none yet'}): {verdicts}." + (f" Of the supported and refuted ones, {tiny} {'is' if tiny == 1 else 'are'} smaller than the margin their claim calls worth having." if tiny else "")
 
 # %% ../../nbs/measure/15_ledger.ipynb #cb539899
 def forest(records: list[dict], path: str | Path, unit: str = "points") -> Path | None:
@@ -254,7 +265,7 @@ def report(path: str | Path, records: list[dict] | None = None) -> Path:
              f"<h1>Ledger</h1><p>{len(records)} records. A verdict is computed from the interval, the margin and the number of seeds; nobody types it.</p>"]
     frame = table(records)
     head = "".join(f"<th>{html.escape(c)}</th>" for c in frame.columns)
-    body = "".join("<tr>" + "".join(f"<td class={row.verdict}>{html.escape(str(v))}</td>" if c == "verdict" else f"<td>{html.escape(str(v))}</td>"
+    body = "".join("<tr>" + "".join(f"<td class={row.verdict.split(',')[0]}>{html.escape(str(v))}</td>" if c == "verdict" else f"<td>{html.escape(str(v))}</td>"
                                     for c, v in zip(frame.columns, row)) + "</tr>" for row in frame.itertuples(index=False))
     parts.append(f"<table><tr>{head}</tr>{body}</table>")
     for title, fig in _figures(records):

@@ -268,7 +268,7 @@ def together(service, bodies):
     "Status and answer of requests that are sent at once, within the application's lifespan."
     async def go():
         async with service.router.lifespan_context(service), httpx.AsyncClient(transport=httpx.ASGITransport(app=service), base_url="http://x") as c:
-            got = await asyncio.gather(*(c.post("/predict", json={"texts": b}) for b in bodies))
+            got = await asyncio.wait_for(asyncio.gather(*(c.post("/predict", json={"texts": b}) for b in bodies)), 60)
             return [(r.status_code, r.json()) for r in got]
     return asyncio.run(go())
 
@@ -299,7 +299,7 @@ def test_what_is_in_line_at_the_end_is_answered():
             async with service.router.lifespan_context(service):
                 asked = [asyncio.create_task(c.post("/predict", json={"texts": ["a"]})) for _ in range(6)]
                 await asyncio.sleep(.1)
-            return [r.status_code for r in await asyncio.gather(*asked)]
+            return [r.status_code for r in await asyncio.wait_for(asyncio.gather(*asked), 30)]
     assert asyncio.run(go()) == [200] * 6
 
 

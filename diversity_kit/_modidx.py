@@ -2852,6 +2852,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'diversity_kit.study.audit._near_section': ( 'study/audit.html#_near_section',
                                                                                         'diversity_kit/study/audit.py'),
                                            'diversity_kit.study.audit._other': ('study/audit.html#_other', 'diversity_kit/study/audit.py'),
+                                           'diversity_kit.study.audit._other_texts': ( 'study/audit.html#_other_texts',
+                                                                                       'diversity_kit/study/audit.py'),
                                            'diversity_kit.study.audit._packed': ( 'study/audit.html#_packed',
                                                                                   'diversity_kit/study/audit.py'),
                                            'diversity_kit.study.audit._parquet': ( 'study/audit.html#_parquet',

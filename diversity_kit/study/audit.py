@@ -591,7 +591,7 @@ def _check_size(d: _Data) -> Section:
                "string 'nan' becomes a class of its own, or training stops", f"df = df[df[{_q(d.roles['label'])}].notna()]", none, n, .6, 3)
     missing = []
     for c in list(d.frame.columns)[:50]:
-        gone = sum(not _plain(v) for v in d.frame[c])
+        gone = len(empty) if c == text else sum(not _plain(v) for v in d.frame[c])
         missing.append((str(c), str(d.frame[c].dtype), f"{gone:,}", _percent(gone / n)))
     more = len(d.frame.columns) - len(missing)
     return Section("Size and missing values", (f"{n:,} rows, {len(d.frame.columns):,} columns, {sum(map(len, d.texts)):,} characters of text.",) +
@@ -709,7 +709,7 @@ def _check_leakage(d: _Data) -> Section | None:
             share = len(exact) / len(parts[b]) + (1 - len(exact) / len(parts[b])) * len(near) / max(1, seen)
             column = _q(d.roles["text"])
             d.find("leakage", f"{len(hit):,} rows of {b!r} have a copy in {a!r}", f"{len(exact):,} of {len(parts[b]):,} are equal ({_percent(len(exact) / len(parts[b]))}); of {seen:,} others that were compared, "
-                   f"{len(near):,} have at least {_percent(_HELD)} of their word triples in one row of {a!r}", f"about {_percent(share)} of the score on {b!r} is measured on rows that were seen in training: it is too high",
+                   f"{len(near):,} have at least {100 * _HELD:.0f} % of their word triples (five characters in Chinese) in one row of {a!r}", f"about {_percent(share)} of the score on {b!r} is measured on rows that were seen in training: it is too high",
                    f"from diversity_kit.data.leakage import containment; test = test[~containment(test[{column}], train[{column}], {_HELD}).leaked]  # test, train: the rows of {_q(b)}, {train}", hit, len(parts[b]), 1., 10)
     counts = [len(parts[s]) for s in order]
     return Section("Splits and leakage", (f"{sum(not s for s in split):,} rows belong to no split.",),
@@ -759,7 +759,7 @@ def _vectors(texts: Sequence[str]):
     from sklearn.feature_extraction.text import TfidfVectorizer
     cjk = sum(_language(t) in ("Han", "kana", "Hangul") for t in texts[:300]) > .5 * min(300, len(texts))
     kind = {"analyzer": "char"} if cjk else {"token_pattern": r"(?u)\b\w+\b"}
-    return TfidfVectorizer(ngram_range=(1, 2), max_features=20_000, sublinear_tf=True, **kind).fit_transform([t[:5000] for t in texts])
+    return TfidfVectorizer(ngram_range=(1, 2), max_features=20_000, sublinear_tf=True, **kind).fit_transform([t[:2000] for t in texts])
 
 
 def _check_label_errors(d: _Data) -> Section | None:
@@ -784,7 +784,8 @@ def _check_label_errors(d: _Data) -> Section | None:
     right = float((p.argmax(1) == y).mean())
     base = np.bincount(y).max() / len(y)
     hit = [int(rows[i]) for i, _ in found]
-    table = [(int(rows[i]), classes[y[i]], classes[s], f"{p[i, y[i]]:.2f}", _short(d.texts[rows[i]])) for i, s in found[:12]]
+    once = {int(d.first[rows[i]]): (i, s) for i, s in reversed(found)}                   # copies of one text are listed once
+    table = [(int(rows[i]), classes[y[i]], classes[s], f"{p[i, y[i]]:.2f}", _short(d.texts[rows[i]])) for i, s in list(reversed(once.values()))[:12]]
     if hit and right > base + .05:
         d.find("label errors", f"{len(hit):,} of {len(rows):,} labels look wrong", f"{who}; the model that says so is right on {_percent(right)} of held-out rows (largest class: {_percent(base)}): look before you change anything",
                "wrong training labels cost accuracy; wrong test labels cap it and can reorder models", f"df.iloc[list(report.findings[k].rows)][[{_q(d.roles['text'])}, {_q(d.roles['label'])}]]  # relabel by hand", hit, len(rows), .6, 3)
@@ -1084,7 +1085,7 @@ class Report:
         total = sum(self.seconds.values())
         return (f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
                 f"<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; style-src 'unsafe-inline'\"><title>Audit of {_esc(self.name)}</title><style>{_CSS}</style></head>"
-                f"<body><h1>Audit of {_esc(self.name)}</h1><p>{self.rows:,} rows, {len(self.findings)} findings, {total:.1f} s.</p>" + "".join(f"<p class='dim'>{_esc(x)}</p>" for x in self.says()) +
+                f"<body><h1>Audit of {_esc(self.name)}</h1><p>{self.rows:,} rows, {len(self.findings)} findings, {total:.1f} s.</p>" + f"<p class='dim'>{'<br>'.join(map(_esc, self.says()))}</p>" +
                 f"<h2>Findings, worst first</h2>{found or '<p>None of the checks fired. That does not prove the data right.</p>'}{bad}{body}</body></html>\n")
 
     def _repr_html_(self) -> str:
@@ -1105,6 +1106,15 @@ CHECKS: dict[str, Callable[[_Data], Section | None]] = {
     "personal data": _check_pii, "diversity": _check_diversity}
 
 
+def _other_texts(frame, roles: Mapping, given: Mapping) -> list[str]:
+    "Columns whose strings are half as long as those of the text column that was guessed, five at most."
+    if given.get("text") is not None:
+        return []
+    head = frame.head(1000)
+    size = {c: np.mean([len(x) if isinstance(x, str) else 0 for x in head[c]]) for c in list(frame.columns)[:200] if c == roles["text"] or c not in roles.values()}
+    return [c for c in size if c != roles["text"] and size[c] >= max(15., size[roles["text"]] / 2)][:5]
+
+
 def audit(data, text: str | None = None, label: str | None = None, split: str | None = None, source: str | None = None, time: str | None = None,
           name: str | None = None, limit: int = 20_000, seed: int = 0, progress: bool = False) -> Report:
     """Look at a data set and say what is wrong with it, worst first.
@@ -1122,6 +1132,8 @@ def audit(data, text: str | None = None, label: str | None = None, split: str | 
     d = _Data(table.frame, roles, limit, np.random.default_rng([seed, 74]))
     d.texts = _Texts(table.frame[roles["text"]])
     d.first = same_text(d.texts)
+    if also := _other_texts(table.frame, roles, given):
+        d.notes["other texts"] = f"other columns hold text too: {', '.join(map(repr, also))}; --text names the one to look at"
     if table.bad:
         d.find("unreadable", f"{len(table.bad):,} rows cannot be read", f"line {table.bad[0].line}: {table.bad[0].reason}", "most readers drop or shift them without a word", f"# mend line {table.bad[0].line} and the others that the report lists",
                range(len(table.bad)), len(table.frame) + len(table.bad), .9, 10)

@@ -3,8 +3,8 @@
     python tests/bench/bench_audit.py [--rows 20000] [--kinds csv,jsonl,parquet] [--html FOLDER]
     python tests/bench/bench_audit.py --big [--out FILE.json]           # a million rows; fails above 4 GiB
 
-The texts are made of real words: sentences of the kit's English and Chinese stop word and sentiment lists are not enough, so words are drawn by their
-frequency from NLTK-free sources that Python ships (the docstrings of its standard library). 2 % of the rows repeat an earlier one, 2 % nearly; a fifth is the test split."""
+The texts are words of the docstrings in Python's own library, drawn by their frequency there. 2 % of the rows repeat an earlier one, 2 % nearly; a fifth is the
+test split."""
 import argparse
 import json
 import os

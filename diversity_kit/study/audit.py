@@ -754,12 +754,16 @@ def _check_balance(d: _Data) -> Section | None:
                    (("Rows by class" + (" (20 largest)" if len(top) > 20 else ""), [k for k, _ in top[:20]], [c for _, c in top[:20]]),))
 
 
+def _kind(texts: Sequence[str]) -> dict:
+    "How scikit-learn's vectorizers cut these texts: characters where most letters are Chinese, Japanese or Korean, else words."
+    cjk = sum(_language(t) in ("Han", "kana", "Hangul") for t in texts[:300]) > .5 * min(300, len(texts))
+    return {"analyzer": "char"} if cjk else {"token_pattern": r"(?u)\b\w+\b"}
+
+
 def _vectors(texts: Sequence[str]):
     "TF-IDF of words and pairs, or of characters and pairs where most letters are Chinese, Japanese or Korean."
     from sklearn.feature_extraction.text import TfidfVectorizer
-    cjk = sum(_language(t) in ("Han", "kana", "Hangul") for t in texts[:300]) > .5 * min(300, len(texts))
-    kind = {"analyzer": "char"} if cjk else {"token_pattern": r"(?u)\b\w+\b"}
-    return TfidfVectorizer(ngram_range=(1, 2), max_features=20_000, sublinear_tf=True, **kind).fit_transform([t[:2000] for t in texts])
+    return TfidfVectorizer(ngram_range=(1, 2), max_features=20_000, sublinear_tf=True, **_kind(texts)).fit_transform([t[:2000] for t in texts])
 
 
 def _check_label_errors(d: _Data) -> Section | None:

@@ -101,8 +101,8 @@ def _prepare(frame, roles: Mapping, limit: int, transform, steps: Sequence[str],
     texts2 = transform(texts, seed=seed, ids=[int(r) for r in rows]) if "augmented" in steps else []
     grams = CountVectorizer(ngram_range=(1, 2), min_df=2, **looks._kind(texts)).fit_transform([*texts, *texts2]).tocsr()
     lot = rng.permutation(len(rows))
-    tenth = len(rows) // 10
-    return _Work(y, tuple(classes.tolist()), groups, copy, grams[:len(rows)], grams[len(rows):], (lot[:tenth], lot[tenth:2 * tenth]), tuple(notes))
+    fifth = len(rows) // 5
+    return _Work(y, tuple(classes.tolist()), groups, copy, grams[:len(rows)], grams[len(rows):], (lot[:fifth], lot[fifth:2 * fifth]), tuple(notes))
 
 # %% ../../nbs/study/75_impact.ipynb #im-score
 #: step -> (arm, control, what is asked)
@@ -112,7 +112,7 @@ STEPS = {"random split": ("random split", "as is", "how much too high is the sco
          "balanced": ("balanced", "as is", "all classes weigh the same in training"),
          "augmented": ("augmented", "twice", "one transformed copy of each training row, against one plain copy"),
          "twice the rows": ("as is", "half", "all training rows, against half of them"),
-         "placebo": ("lot a", "lot b", "a tenth of the rows is missing by lot, against another tenth: nothing to find")}
+         "placebo": ("lot a", "lot b", "a fifth of the rows is missing by lot, against another fifth: nothing to find")}
 
 
 def _model(classes: int, balanced: bool = False):
@@ -297,10 +297,11 @@ class Impact:
                 f"<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; style-src 'unsafe-inline'\"><title>Impact on {looks._esc(self.name)}</title><style>{looks._CSS}</style></head>"
                 f"<body><h1>Impact on {looks._esc(self.name)}</h1>{self._repr_html_()}{self._plot()}{asked}<p class='dim'>{looks._esc(_HOW)}</p></body></html>\n")
 
-    def save(self, path: str | Path) -> Path:
-        "Write the report, JSON for .json, else HTML, whole or not at all; returns its path."
+    def save(self, path: str | Path, form: str | None = None) -> Path:
+        "Write the report as 'html' or 'json' (None: by the ending of the path), whole or not at all; returns its path."
+        form = form or ("json" if str(path).endswith(".json") else "html")
         with kit.whole_file(path) as f:
-            f.write((self.to_json() if str(path).endswith(".json") else self.to_html()).encode("utf-8", "replace"))
+            f.write({"json": self.to_json, "html": self.to_html}[form]().encode("utf-8", "replace"))
         return Path(path)
 
 

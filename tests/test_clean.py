@@ -1,8 +1,10 @@
 """Cleaning: golden values, idempotence, the log, faults."""
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from diversity_kit.data import clean, sources
 from diversity_kit.data.clean import DEFAULT, RULES, Clean, Language, clean_texts
 
 EVERY = tuple(RULES)
@@ -60,3 +62,21 @@ def test_faults():
     with pytest.raises(TypeError, match="one string"):
         clean_texts("abc")
     assert clean_texts([])[0] == [] and Clean("width").rules == ("width",) and Clean().rules == DEFAULT
+
+
+def test_outliers_find_planted_rows_and_the_rare_class_alike():
+    texts = [r["text"] for r in sources.toy_world(concepts=60, synonyms=4, polar=20).sample(300, seed=0)]
+    noise, pasted, rare = ["qxzq#kvj%wyqx zzqk"] * 3, [texts[0] * 40], ["这部电影很好看，演员也好"]
+    got = clean.outliers(texts + noise + pasted + rare)
+    assert {300, 301, 302, 303, 304} <= set(got.row) and got.z.is_monotonic_decreasing and (got.row < 300).sum() <= 15
+    assert {303} <= set(got[got.why == "length"].row) and {304} <= set(got[got.why == "surprise"].row)
+
+
+def test_surprise_by_hand():
+    # "ab", "ac" by single characters: of "ab" the other row holds a and c; a: (1 + 1) / (2 + 3), b: (0 + 1) / (2 + 3)
+    assert np.allclose(clean.surprise(["ab", "ac"], 1)[0], -(np.log2(2 / 5) + np.log2(1 / 5)) / 2)
+    assert clean.surprise(["", "ab"])[0] == 0 and len(clean.outliers([])) == 0 and len(clean.outliers(["same"] * 9)) == 0
+    with pytest.raises(ValueError, match="threshold"):
+        clean.outliers(["a"], 0)
+    with pytest.raises(TypeError, match="one string"):
+        clean.outliers("a")

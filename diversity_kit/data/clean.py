@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from .sources import _texts
 
 # %% auto #0
-__all__ = ['PASSES', 'RULES', 'DEFAULT', 'language', 'Language', 'DropLog', 'Clean', 'clean_texts']
+__all__ = ['PASSES', 'RULES', 'DEFAULT', 'language', 'Language', 'DropLog', 'Clean', 'clean_texts', 'surprise', 'outliers']
 
 # %% ../../nbs/data/32_clean.ipynb #3ff067bc
 _BAD = re.compile(r"[\u0000-\u0008\u000e-\u001f\u007f-\u009f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff\ufff9-\ufffb\ud800-\udfff]")
@@ -195,3 +195,30 @@ def _name(rule) -> str:
 def clean_texts(texts: Sequence[str], rules: Sequence = DEFAULT) -> tuple[list[str], DropLog]:
     "`Clean(rules)(texts)`: the texts that stay and the log; `log.kept` aligns labels."
     return Clean(rules)(texts)
+
+# %% ../../nbs/data/32_clean.ipynb #ou02
+def surprise(texts: Sequence[str], n: int = 3):
+    "Equation (32.1), left: (N,) mean bits per character n-gram of each text under the counts of the other rows, add one; 0 for an empty text."
+    import numpy as np
+    each = [Counter(t[i:i + n] for i in range(max(1, len(t) - n + 1))) if t else Counter() for t in _texts(texts, "text")]
+    whole = Counter()
+    for c in each:
+        whole.update(c)
+    total, kinds = sum(whole.values()), len(whole)
+    bits = lambda c: -sum(k * math.log2((whole[g] - k + 1) / (total - m + kinds)) for g, k in c.items()) / m if (m := sum(c.values())) else 0.
+    return np.array([bits(c) for c in each])
+
+
+def outliers(texts: Sequence[str], threshold: float = 4.):
+    "Equation (32.1): a frame with row, why ('length' or 'surprise') and z, worst first. Look before you drop: rare classes are here too. ValueError for a threshold that is not positive."
+    import numpy as np
+    import pandas as pd
+    if not threshold > 0:
+        raise ValueError(f"outliers: a threshold > 0 is needed, got {threshold}")
+    texts, out = _texts(texts, "text"), []
+    for why, x in (("length", np.log1p([len(t) for t in texts])), ("surprise", surprise(texts))):
+        away = np.abs(x - np.median(x)) if len(x) else np.empty(0)
+        scale = 1.4826 * np.median(away) if len(x) else 0.
+        z = away / scale if scale > 0 else np.zeros(len(x))          # half of the rows are equal: nothing can be far
+        out += [(int(i), why, float(z[i])) for i in np.flatnonzero(z > threshold)]
+    return pd.DataFrame(sorted(out, key=lambda r: -r[2]), columns=["row", "why", "z"])

@@ -5,7 +5,9 @@
 # %% ../../nbs/study/74_audit.ipynb #5f291b9d
 from __future__ import annotations
 
+import codecs
 import csv
+import hashlib
 import html
 import io
 import itertools
@@ -14,6 +16,7 @@ import math
 import re
 import sys
 import time as clock
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,11 +25,11 @@ from pathlib import Path
 import numpy as np
 
 from .. import kit
-from ..data import sources
+from ..data import dedup, sources
 
 # %% auto #0
-__all__ = ['PII', 'CHECKS', 'Unreadable', 'Bad', 'Table', 'decode', 'read', 'guess', 'Finding', 'Section', 'exact_groups',
-           'near_pairs', 'conflicts', 'cramers_v', 'luhn', 'iban', 'find_pii', 'Report', 'audit', 'safe_drops', 'fix']
+__all__ = ['PII', 'CHECKS', 'Unreadable', 'Bad', 'Table', 'encoding', 'read', 'guess', 'Finding', 'Section', 'same_text',
+           'conflicts', 'cramers_v', 'luhn', 'iban', 'find_pii', 'Report', 'audit', 'safe_drops', 'fix']
 
 # %% ../../nbs/study/74_audit.ipynb #aa1be92e
 class Unreadable(ValueError):
@@ -56,53 +59,97 @@ _BOMS = ((b"\xff\xfe\x00\x00", "utf-32"), (b"\x00\x00\xfe\xff", "utf-32"), (b"\x
 _UNDECODED = re.compile("[\udc80-\udcff]")
 
 
-def decode(data: bytes) -> tuple[str, str]:
-    """Text and the name of the encoding: a byte order mark, else UTF-8, else UTF-16 by its zero bytes, else GB 18030 if that gives Chinese, else Windows-1252.
+def encoding(data: bytes) -> tuple[str, str]:
+    """Codec and what to call it: a byte order mark, else UTF-8, else UTF-16 by its zero bytes, else GB 18030 if that gives Chinese, else Windows-1252.
 
-    Where most lines with bytes above 127 are UTF-8, the others stay marked (surrogate escapes): their rows are counted as unreadable.
-    Raises Unreadable for bytes that are no text."""
+    Where most lines with bytes above 127 are UTF-8, the others are rows that cannot be read. Raises Unreadable for bytes that are no text."""
     for mark, name in _BOMS:
         if data.startswith(mark):
-            return data.decode(name, "replace"), name
+            return name, name
     head = data[:4096]
     if data.startswith((b"PK\x03\x04", b"%PDF", b"\x89PNG", b"\x1f\x8b", b"\xd0\xcf\x11\xe0", b"PAR1")):
         raise Unreadable("these are not the bytes of a text file (an archive, a picture or an office document?): export a CSV, JSONL or Parquet file")
     zeros = [head[i::2].count(0) / max(1, len(head) // 2) for i in (0, 1)]
     if max(zeros) > .3 and min(zeros) < .05:
-        return data.decode("utf-16-be" if zeros[0] > zeros[1] else "utf-16-le", "replace"), "utf-16 without a mark"
+        return "utf-16-be" if zeros[0] > zeros[1] else "utf-16-le", "utf-16 without a mark"
     if sum(c < 9 or 13 < c < 32 for c in head.replace(b"\x00", b"")) > .1 * len(head) or head.count(0) > .3 * len(head):
         raise Unreadable("these bytes are no text in any encoding that is known here: export a CSV, JSONL or Parquet file")
+    return ("utf-8", "utf-8") if _decodes(data, "utf-8") else _other(data)
+
+
+def _decodes(data: bytes, codec: str, block: int = 1 << 20) -> bool:
+    "Whether all of it is valid; a block at a time, so that the decoded text never lies in memory."
+    told = codecs.getincrementaldecoder(codec)()
     try:
-        return data.decode("utf-8"), "utf-8"
+        for low in range(0, len(data), block):
+            told.decode(data[low:low + block])
+        told.decode(b"", True)
+        return True
     except UnicodeDecodeError:
-        return _decode_other(data)
+        return False
 
 
-def _decode_other(data: bytes) -> tuple[str, str]:
-    high = [line for line in data.split(b"\n") if not line.isascii()][:10_000]
+def _other(data: bytes) -> tuple[str, str]:
+    high = list(itertools.islice((m[0] for m in re.finditer(rb"[^\n]+", data) if not m[0].isascii()), 10_000))
     whole = sum(not _UNDECODED.search(line.decode("utf-8", "surrogateescape")) for line in high)
     if whole > len(high) / 2:
-        return data.decode("utf-8", "surrogateescape"), "utf-8"
+        return "utf-8", "utf-8"
     runs = re.findall(rb"[\x80-\xff]+", data[:200_000])            # accents stand alone, Chinese characters in rows of pairs
-    if sum(len(r) for r in runs if len(r) >= 4) > .5 * sum(map(len, runs)):
-        try:
-            return data.decode("gb18030"), "gb18030"
-        except UnicodeDecodeError:
-            pass
-    try:
-        return data.decode("cp1252"), "windows-1252"
-    except UnicodeDecodeError:
-        return data.decode("latin-1"), "latin-1"
+    if sum(len(r) for r in runs if len(r) >= 4) > .5 * sum(map(len, runs)) and _decodes(data, "gb18030"):
+        return "gb18030", "gb18030"
+    return ("cp1252", "windows-1252") if _decodes(data, "cp1252") else ("latin-1", "latin-1")
 
 # %% ../../nbs/study/74_audit.ipynb #b5d0a264
-_LINE = re.compile(r"\r\n|\r|\n")
 _LONGEST = 10_000                                                 # lines in one quoted cell, before the quote counts as never closed
 
 
-def _lines(text: str) -> list[str]:
-    "Lines with a plain line end; splitlines() would also cut at U+2028 and others, which belong to the text."
-    lines = _LINE.split(text)
-    return [x + "\n" for x in lines[:-1]] + ([lines[-1]] if lines[-1] else [])
+class _Lines(Sequence):
+    """The lines of encoded bytes, cut at \\n, \\r\\n and \\r and decoded when they are asked for: eight bytes for each beside the bytes themselves.
+
+    str.splitlines would also cut at U+2028 and others, which belong to the text. Bytes that are not UTF-8 become lone surrogates."""
+
+    def __init__(self, data: bytes, codec: str = "utf-8", block: int = 1 << 24):
+        self.data, self.codec, ends = data, codec, []
+        for low in range(0, len(data), block):
+            x = np.frombuffer(data[low:low + block + 1] + b"\x00", np.uint8)       # one byte more: is a \r followed by \n?
+            x, after = x[:-1][:block], x[1:][:block]
+            ends.append(np.flatnonzero((x == 10) | (x == 13) & (after != 10)) + low + 1)
+        edge = np.concatenate([[0], *ends])
+        self.edge = edge if edge[-1] == len(data) else np.append(edge, len(data))
+
+    def __len__(self) -> int:
+        return len(self.edge) - 1
+
+    def __getitem__(self, i):
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(len(self)))]
+        line = self.data[self.edge[i]:self.edge[i + 1]].decode(self.codec, "surrogateescape" if self.codec == "utf-8" else "strict")
+        return line[:-2] + "\n" if line.endswith("\r\n") else line[:-1] + "\n" if line.endswith("\r") else line
+
+
+class _Columns:
+    "Rows of strings by column, packed into Arrow's strings whenever a million cells have come."
+
+    def __init__(self, names: Sequence[str]):
+        self.names, self.rows, self.parts = names, [], []
+
+    def add(self, row: Sequence[str]) -> None:
+        self.rows.append(row)
+        if len(self.rows) * len(self.names) >= 1 << 20:
+            self._pack()
+
+    def _pack(self) -> None:
+        import pyarrow as pa
+        self.parts.append([pa.array(c, pa.large_string()) for c in zip(*self.rows)])
+        self.rows = []
+
+    def frame(self):
+        import pandas as pd
+        import pyarrow as pa
+        if self.rows or not self.parts:
+            self._pack()
+        columns = [pd.array(pa.chunked_array(c), dtype="str") for c in zip(*self.parts)] if self.parts[0] else [pd.array([], dtype="str") for _ in self.names]
+        return pd.concat([pd.Series(c) for c in columns], axis=1, keys=self.names)
 
 
 def _records(lines: Sequence[str], delimiter: str, quoting: int) -> Iterator[tuple[int, list[str] | str]]:
@@ -151,38 +198,47 @@ def _spell(delimiter: str) -> str:
     return {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}[delimiter]
 
 
-def _read_csv(text: str, likely: str, name: str) -> Table:
+def _read_csv(lines: _Lines, likely: str, name: str) -> Table:
     "A table with a header line. Rows with another number of fields, an open quote or undecodable bytes are in `bad`."
-    import pandas as pd
     limit = csv.field_size_limit(1 << 30)
     try:
-        lines = _lines(text)
         delimiter, note = _sniff(lines, likely)
-        got = list(_records(lines, delimiter, csv.QUOTE_MINIMAL))
         notes = [note] if note else []
-        if any(isinstance(f, str) for _, f in got):               # quotes that quote nothing?
-            plain = list(_records(lines, delimiter, csv.QUOTE_NONE))
-            width = len(plain[0][1])
-            wrong = lambda records: sum(isinstance(f, str) or (bool(f) and len(f) != width) for _, f in records)
-            if width > 1 and wrong(plain) < wrong(got):
-                got, notes = plain, [*notes, "quotation marks are read as characters: as quotes they would have cost more rows"]
+        columns, at, bad, blank, wrong = _collect(lines, delimiter, csv.QUOTE_MINIMAL, notes, name)
+        if any("quote" in b.reason or "delimiter" in b.reason for b in bad):       # quotes that quote nothing?
+            plain = _collect(lines, delimiter, csv.QUOTE_NONE, notes[:], name)
+            if len(plain[0].names) > 1 and plain[4] < wrong:
+                columns, at, bad, blank, wrong = plain
+                notes = [*notes, "quotation marks are read as characters: as quotes they would have cost more rows"]
     finally:
         csv.field_size_limit(limit)
-    blank = sum(not f for _, f in got)
-    got = [(i, f) for i, f in got if f]
-    if not got or isinstance(got[0][1], str):
-        raise Unreadable(f"{name}: no header line could be read" + (f" (line 1: {got[0][1]})" if got else ": the file holds only blank lines"))
-    header, bad, rows, at = got[0][1], [], [], []
-    for i, f in got[1:]:
-        why = f if isinstance(f, str) else f"{len(f)} fields, the header has {len(header)}" if len(f) != len(header) else \
-            "bytes that are not UTF-8" if any(map(_UNDECODED.search, f)) else ""
-        if why:
-            bad.append(Bad(i + 1, why, lines[i][:80].rstrip("\n")))
-        else:
-            rows.append(f), at.append(i + 1)
     if blank:
         notes.append(f"{blank} blank lines were skipped")
-    return Table(pd.DataFrame(rows, columns=_unique(header, notes), dtype=object), np.array(at, int), tuple(bad), tuple(notes), name)
+    return Table(columns.frame(), np.array(at, int), tuple(bad), tuple(notes), name)
+
+
+def _collect(lines: _Lines, delimiter: str, quoting: int, notes: list, name: str) -> tuple[_Columns, array, list[Bad], int, int]:
+    "Columns, the line of each row, bad rows, how many lines are blank and how many records have no or another number of fields."
+    columns, at, bad, blank, wrong = None, array("q"), [], 0, 0
+    for i, f in _records(lines, delimiter, quoting):
+        if not f:
+            blank += 1
+        elif columns is None:
+            if isinstance(f, str):
+                raise Unreadable(f"{name}: no header line could be read (line {i + 1}: {f})")
+            columns = _Columns(_unique(f, notes))
+        else:
+            width = len(columns.names)
+            uneven = isinstance(f, str) or len(f) != width
+            why = f if isinstance(f, str) else f"{len(f)} fields, the header has {width}" if uneven else "bytes that are not UTF-8" if any(map(_UNDECODED.search, f)) else ""
+            wrong += uneven
+            if why:
+                bad.append(Bad(i + 1, why, lines[i][:80].rstrip("\n")))
+            else:
+                columns.add(f), at.append(i + 1)
+    if columns is None:
+        raise Unreadable(f"{name}: no header line could be read: the file holds only blank lines")
+    return columns, at, bad, blank, wrong
 
 
 def _unique(header: Sequence[str], notes: list) -> list[str]:
@@ -210,34 +266,51 @@ def _flat(value: Mapping, prefix: str = "") -> dict:
     return out
 
 
-def _read_json(text: str, name: str) -> Table:
+def _packed(values: list):
+    "A column of strings and None as Arrow's strings; any other as objects."
+    import pandas as pd
+    import pyarrow as pa
+    if all(v is None or isinstance(v, str) for v in values) and any(values):
+        try:
+            return pd.Series(pd.array(pa.array(values, pa.large_string()), dtype="str"))
+        except UnicodeEncodeError:                                   # lone surrogates
+            pass
+    return pd.Series(values, dtype=object)
+
+
+def _read_json(lines: _Lines, name: str) -> Table:
     "JSON Lines, or one JSON array of objects."
     import pandas as pd
     notes = []
-    if text.lstrip()[:1] == "[":
+    if lines.data.lstrip()[:1] == b"[":
         try:
-            items = list(enumerate(json.loads(text), 1))
+            items = list(enumerate(json.loads(lines.data.decode(lines.codec, "replace")), 1))
         except (ValueError, RecursionError) as e:
             raise Unreadable(f"{name}: the JSON array does not parse ({e})") from None
     else:
-        items = [(i, line) for i, line in enumerate(_LINE.split(text), 1) if line.strip()]
-    rows, at, bad, nested = [], [], [], 0
+        items = ((i, line) for i, line in enumerate(lines, 1) if line.strip())
+    columns, at, bad, nested = {}, array("q"), [], 0
     for i, item in items:
         try:
             value = json.loads(item) if isinstance(item, str) else item
             if not isinstance(value, dict):
                 raise ValueError(f"a JSON {type(value).__name__}, not an object with named fields")
-            if _UNDECODED.search(json.dumps(value, ensure_ascii=False)):
+            if _UNDECODED.search(item if isinstance(item, str) else json.dumps(value, ensure_ascii=False)):
                 raise ValueError("bytes that are not UTF-8")
             nested += any(isinstance(v, (dict, list)) for v in value.values())
-            rows.append(_flat(value)), at.append(i)
+            for k, v in _flat(value).items():
+                column = columns.setdefault(k, [])
+                column += [None] * (len(at) - len(column)) + [v]
+            at.append(i)
         except (ValueError, RecursionError) as e:
-            bad.append(Bad(i, "nested too deep" if isinstance(e, RecursionError) else str(e)[:120], str(item)[:80]))
+            bad.append(Bad(i, "nested too deep" if isinstance(e, RecursionError) else str(e)[:120], str(item)[:80].rstrip("\n")))
     if nested:
         notes.append(f"{nested} records hold nested values: objects became dotted columns, lists JSON text")
-    if not rows:
-        raise Unreadable(f"{name}: none of {len(items)} lines is a JSON object" + (f" (line {bad[0].line}: {bad[0].reason})" if bad else ""))
-    return Table(pd.DataFrame(rows, dtype=object), np.array(at, int), tuple(bad), tuple(notes), name)
+    if not columns:
+        raise Unreadable(f"{name}: none of {len(at) + len(bad)} lines is a JSON object with a field" + (f" (line {bad[0].line}: {bad[0].reason})" if bad else ""))
+    names = list(columns)
+    frame = pd.concat([_packed((c := columns.pop(k)) + [None] * (len(at) - len(c))) for k in names], axis=1, keys=names)
+    return Table(frame, np.array(at, int), tuple(bad), tuple(notes), name)
 
 
 def read(path: str | Path) -> Table:
@@ -255,15 +328,18 @@ def read(path: str | Path) -> Table:
         raise Unreadable(f"{path} may not be read: you have no permission") from None
     if not data.strip(b" \t\r\n\x00\xef\xbb\xbf"):
         raise Unreadable(f"{path} is empty: {len(data)} bytes, no header and no rows")
-    text, encoding = decode(data)
-    notes = [] if encoding == "utf-8" else [f"read as {encoding}"]
-    if "\x00" in text:
-        notes.append(f"{text.count(chr(0))} NUL bytes in {sum(chr(0) in x for x in _LINE.split(text))} lines were taken out")
-        text = text.replace("\x00", "")
-    first = text.lstrip()[:1]
-    suffix = path.suffix.lower()
-    as_json = suffix in (".jsonl", ".ndjson", ".json") or (suffix not in (".csv", ".tsv", ".tab") and first in ("{", "["))
-    table = _read_json(text, path.name) if as_json else _read_csv(text, "\t" if suffix in (".tsv", ".tab") else ",", path.name)
+    codec, said = encoding(data)
+    if codec.startswith("utf-"):
+        data = data.removeprefix(b"\xef\xbb\xbf") if codec.startswith("utf-8") else data.decode(codec, "replace").encode("utf-8", "replace")
+        codec = "utf-8"
+    notes = [] if said == "utf-8" else [f"read as {said}"]
+    if zeros := data.count(0):
+        where = sum(b"\x00" in m[0] for m in re.finditer(rb"[^\r\n]+", data))
+        notes.append(f"{zeros} NUL bytes in {where} lines were taken out")
+        data = data.replace(b"\x00", b"")
+    lines, first, suffix = _Lines(data, codec), data.lstrip()[:1], path.suffix.lower()
+    as_json = suffix in (".jsonl", ".ndjson", ".json") or (suffix not in (".csv", ".tsv", ".tab") and first in (b"{", b"["))
+    table = _read_json(lines, path.name) if as_json else _read_csv(lines, "\t" if suffix in (".tsv", ".tab") else ",", path.name)
     if not len(table.frame):
         raise Unreadable(f"{path} has a header and no readable row" + (f"; {len(table.bad)} rows are unreadable, the first at line {table.bad[0].line}: "
                          f"{table.bad[0].reason}" if table.bad else ""))
@@ -376,22 +452,57 @@ class Section:
     plots: tuple[tuple[str, list, list], ...] = ()
 
 
+class _Texts(Sequence):
+    "A column as strings, '' where missing, kept as Arrow's strings and made into Python's when they are asked for."
+
+    def __init__(self, column, block: int = 1 << 16):
+        import pandas as pd
+        import pyarrow as pa
+        if isinstance(column.dtype, pd.StringDtype):
+            cells = pa.array(column.array, from_pandas=True)
+            cells = cells.combine_chunks() if isinstance(cells, pa.ChunkedArray) else cells
+            self.cells = cells.cast(pa.large_string()).fill_null("")
+        else:
+            whole = lambda v: _plain(v, False).encode("utf-8", "replace").decode("utf-8")                # a lone surrogate becomes a question mark
+            self.cells = pa.chunked_array([pa.array([whole(v) for v in column.iloc[i:i + block]], pa.large_string()) for i in range(0, len(column), block)],
+                                          pa.large_string()).combine_chunks()
+
+    def __len__(self) -> int:
+        return len(self.cells)
+
+    def __getitem__(self, i):
+        return self.cells[i].to_pylist() if isinstance(i, slice) else self.cells[int(i)].as_py()
+
+    def __iter__(self):
+        for i in range(0, len(self), 1 << 14):
+            yield from self[i:i + (1 << 14)]
+
+
 @dataclass(eq=False)
 class _Data:
-    "What the checks share. texts: str, '' where missing; strict, key: the two normal forms of chapter 31, of the rows that have text."
+    "What the checks share. texts: str, '' where missing; first: `same_text` of them."
     frame: object
     roles: dict
     limit: int
     rng: np.random.Generator
-    texts: list = field(default_factory=list)
-    strict: list = field(default_factory=list)
+    texts: Sequence[str] = ()
+    first: np.ndarray = field(default_factory=lambda: np.empty(0, int))
     findings: list = field(default_factory=list)
     notes: dict = field(default_factory=dict)
+    _columns: dict = field(default_factory=dict)
+
+    @property
+    def filled(self) -> np.ndarray:
+        "Numbers of the rows that have text."
+        return np.flatnonzero(self.first >= 0)
 
     def column(self, role: str) -> np.ndarray | None:
         "Values of a role as str, '' where missing (also 'nan', 'None', 'n/a'); None if no column plays it."
         name = self.roles.get(role)
-        return None if name is None else np.array([_plain(v, role != "text") for v in self.frame[name]], dtype=object)
+        if name is not None and role not in self._columns:
+            one = {}                                                 # equal values share one string
+            self._columns[role] = np.array([one.setdefault(v, v) for v in (_plain(v, role != "text") for v in self.frame[name])], dtype=object)
+        return self._columns.get(role)
 
     def sample(self, index, n: int | None = None, why: str = "") -> np.ndarray:
         "At most n of these rows, in order; a sentence in the report says so."
@@ -430,29 +541,32 @@ def _short(text: str, n: int = 80) -> str:
     return text if len(text) <= n else text[:n - 1] + "…"
 
 # %% ../../nbs/study/74_audit.ipynb #6e79e7d9
-def exact_groups(keys: Sequence[str]) -> dict[str, list[int]]:
-    "Rows by key, only keys that occur twice or more; rows without text belong to no group."
-    where = defaultdict(list)
-    for i, k in enumerate(keys):
-        if k:
-            where[k].append(i)
-    return {k: rows for k, rows in where.items() if len(rows) > 1}
+def same_text(texts: Iterable[str]) -> np.ndarray:
+    "(N,) for each row the first one with the same text (case, width and white space apart), its own number if it is the first, -1 without text."
+    keys = [hashlib.blake2b(k.encode("utf-8", "replace"), digest_size=16).digest() if (k := sources._strict(t)) else b"" for t in texts]
+    found = dedup.exact_duplicates(keys)                             # 16 bytes a row: two different texts share a digest with probability 2^-128
+    first = np.arange(len(keys))
+    first[found.removed] = found.kept
+    first[[not k for k in keys]] = -1
+    return first
 
 
-def near_pairs(keys: Sequence[str], threshold: float = .8, most: int = 100_000) -> list[tuple[int, int, float]]:
-    "Pairs i < j of different normalised texts with containment (31.5) >= threshold, every one verified (31.6); stops after `most` pairs."
-    grams = [sources.shingles(k) for k in keys]
-    return list(itertools.islice(sources._near(grams, None, threshold, 8), most))
+def conflicts(first: np.ndarray, labels: Sequence[str]) -> dict[int, list[int]]:
+    "Rows of equal texts that carry two or more labels, by the first of them. first: `same_text`; '' is no label."
+    import pandas as pd
+    d = pd.DataFrame({"first": first, "label": np.asarray(labels, dtype=object)})
+    told = d[(d["first"] >= 0) & (d["label"] != "")].groupby("first")["label"].nunique()
+    clash = told.index[told > 1]
+    out = {int(k): [] for k in clash}
+    for i in np.flatnonzero(np.isin(first, clash)).tolist():
+        out[int(first[i])].append(i)
+    return out
 
 
-def _words(texts: Iterable[str], words: int = 500) -> list[str]:
-    "Normalised texts, of long ones the beginning: near copies are looked for there."
-    return [" ".join(sources.normalise(t[:20 * words]).split(" ")[:words]) for t in texts]
-
-
-def conflicts(keys: Sequence[str], labels: Sequence[str]) -> dict[str, list[int]]:
-    "Groups of equal texts that carry two or more labels."
-    return {k: rows for k, rows in exact_groups(keys).items() if len({labels[i] for i in rows if labels[i]}) > 1}
+def _near_copies(d: _Data, most: int) -> tuple[np.ndarray, dedup.Duplicates]:
+    "Rows with different texts, at most `most` of them, drawn; and their near copies (chapter 33), every one verified. Of long texts the beginning counts."
+    rows = d.sample(np.flatnonzero(d.first == np.arange(len(d.first))), most, "near duplicates")
+    return rows, dedup.near_duplicates([d.texts[i][:10_000] for i in rows])
 
 # %% ../../nbs/study/74_audit.ipynb #2b5814e7
 def _q(name) -> str:
@@ -467,8 +581,8 @@ def _same(text: str) -> str:
 
 def _check_size(d: _Data) -> Section:
     text, n = d.roles["text"], len(d.texts)
-    empty = [i for i, k in enumerate(d.strict) if not k]
-    if empty:
+    empty = np.flatnonzero(d.first < 0)
+    if len(empty):
         d.find("missing", f"{len(empty):,} rows have no text", f"{_percent(len(empty) / n)} of {n:,} rows are empty or white space in {text!r}",
                "a model learns the label's base rate from them; metrics count them as examples", f"df = df[df[{_q(text)}].fillna('').str.strip() != '']", empty, n, .6, 5)
     label = d.column("label")
@@ -477,7 +591,7 @@ def _check_size(d: _Data) -> Section:
                "string 'nan' becomes a class of its own, or training stops", f"df = df[df[{_q(d.roles['label'])}].notna()]", none, n, .6, 3)
     missing = []
     for c in list(d.frame.columns)[:50]:
-        gone = sum(not _plain(v) for v in d.frame[c])
+        gone = len(empty) if c == text else sum(not _plain(v) for v in d.frame[c])
         missing.append((str(c), str(d.frame[c].dtype), f"{gone:,}", _percent(gone / n)))
     more = len(d.frame.columns) - len(missing)
     return Section("Size and missing values", (f"{n:,} rows, {len(d.frame.columns):,} columns, {sum(map(len, d.texts)):,} characters of text.",) +
@@ -508,7 +622,7 @@ def _languages(texts: Sequence[str]) -> tuple[list[str], str]:
 
 
 def _check_languages(d: _Data) -> Section:
-    rows = d.sample([i for i, k in enumerate(d.strict) if k], 1000, "languages")
+    rows = d.sample(d.filled, 1000, "languages")
     names, who = _languages([d.texts[i] for i in rows])
     told = Counter(x for x in names if x != "?")
     total = sum(told.values())
@@ -524,13 +638,13 @@ def _check_languages(d: _Data) -> Section:
 
 
 def _check_lengths(d: _Data) -> Section:
-    size = np.array([len(t) for t, k in zip(d.texts, d.strict) if k])
-    rows = [i for i, k in enumerate(d.strict) if k]
+    rows = d.filled
+    size = np.fromiter(map(len, d.texts), int, len(d.texts))[rows]
     if not len(size):
         return Section("Lengths", ("No row has text.",))
     quantiles = np.quantile(size, [0, .01, .25, .5, .75, .99, 1])
-    huge = [i for i in rows if len(d.texts[i]) > max(2000, 20 * quantiles[3])]
-    if huge:
+    huge = rows[size > max(2000, 20 * quantiles[3])]
+    if len(huge):
         d.find("lengths", f"{len(huge):,} texts are more than 20 times as long as the median", f"median {quantiles[3]:.0f}, longest {size.max():,} characters",
                "they are cut by the tokenizer, or fill the batch and the memory; often two records that a parser joined",
                f"df = df[df[{_q(d.roles['text'])}].str.len() <= {int(max(2000, 20 * quantiles[3]))}]", huge, len(size), .5, 20)
@@ -542,35 +656,41 @@ def _check_lengths(d: _Data) -> Section:
 
 # %% ../../nbs/study/74_audit.ipynb #6a887d03
 def _check_duplicates(d: _Data) -> Section:
-    n, text, label = len(d.texts), d.roles["text"], d.column("label")
-    groups = exact_groups(d.strict)
-    extra = sorted(i for rows in groups.values() for i in rows[1:])
-    filled = sum(map(bool, d.strict))
-    if extra:
-        d.find("duplicates", f"{len(extra):,} rows repeat the text of an earlier row", f"{_percent(len(extra) / max(1, filled))} of {filled:,} texts; {filled - len(extra):,} are different; "
-               f"the most frequent occurs {max(map(len, groups.values())):,} times", "a random split puts copies on both sides: the test score is too high; repeated texts weigh more than others",
-               f"df = df[~{_same(text)}.duplicated()]", extra, max(1, filled), .9, 2)
-    says = [f"{len(extra):,} rows repeat an earlier text (case, width and white space apart), in {len(groups):,} groups."]
-    first = list({k: i for i, k in reversed(list(enumerate(d.strict))) if k}.values())
-    rows = d.sample(first, 5000, "near duplicates")
-    pairs = near_pairs(_words([d.texts[i] for i in rows]))
-    close = sorted({int(rows[j]) for _, j, _ in pairs})
-    if close:
-        d.find("near duplicates", f"{len(close):,} of {len(rows):,} different texts nearly repeat another", f"{len(pairs):,} pairs share at least 80 % of the shorter text's word triples" +
-               (f"; the {len(rows):,} are a sample: a pair is seen with probability {(len(rows) / len(first)) ** 2:.2g}, so there are more" if len(rows) < len(first) else ""),
-               "as duplicates, but a search for equal texts misses them", f"from diversity_kit.data.sources import overlap; overlap(train[{_q(text)}], test[{_q(text)}])  # after splitting; then drop_copies",
-               close, len(rows), .7, 3)
-    says.append(f"{len(pairs):,} near pairs among {len(rows):,} different texts" + (" (the search stopped there)." if len(pairs) >= 100_000 else "."))
-    tables = [("Most frequent texts", ("times", "text"), [(len(r), _short(d.texts[r[0]])) for r in sorted(groups.values(), key=len, reverse=True)[:8]])] if groups else []
-    if pairs:
-        tables.append(("Near pairs", ("containment", "row", "text", "row", "text"), [(f"{c:.2f}", int(rows[i]), _short(d.texts[rows[i]]), int(rows[j]), _short(d.texts[rows[j]])) for i, j, c in pairs[:8]]))
-    if label is not None and (clash := conflicts(d.strict, label)):
-        both = sorted(i for r in clash.values() for i in r)
-        d.find("conflicts", f"{len(clash):,} texts carry two or more labels", f"{len(both):,} rows; e.g. {_short(d.texts[both[0]], 50)!r} is " +
-               " and ".join(sorted({label[i] for i in next(iter(clash.values())) if label[i]})[:4]), "no model can be right on both: a ceiling on accuracy; in a test set, noise",
-               f"df = df[df.groupby({_same(text)})[{_q(d.roles['label'])}].transform('nunique') <= 1]", both, n, .8, 20)
-        tables.append(("Equal texts, different labels", ("labels", "rows", "text"), [(", ".join(sorted({label[i] for i in r if label[i]})[:6]), len(r), _short(d.texts[r[0]])) for r in list(clash.values())[:8]]))
-    return Section("Duplicates and conflicts", tuple(says), tuple(tables))
+    n, text, filled = len(d.texts), d.roles["text"], len(d.filled)
+    extra = np.flatnonzero((d.first >= 0) & (d.first != np.arange(n)))
+    heads, times = np.unique(d.first[extra], return_counts=True)
+    if len(extra):
+        d.find("duplicates", f"{len(extra):,} rows repeat the text of an earlier row", f"{_percent(len(extra) / filled)} of {filled:,} texts; {filled - len(extra):,} are different; "
+               f"the most frequent occurs {times.max() + 1:,} times", "a random split puts copies on both sides: the test score is too high; repeated texts weigh more than others",
+               f"df = df[~{_same(text)}.duplicated()]", extra, filled, .9, 2)
+    says = [f"{len(extra):,} rows repeat an earlier text (case, width and white space apart), in {len(heads):,} groups."]
+    tables = [("Most frequent texts", ("times", "text"), [(int(times[k]) + 1, _short(d.texts[heads[k]])) for k in np.argsort(-times, kind="stable")[:8]])] if len(heads) else []
+    said, near = _near_section(d, text, filled - len(extra))
+    return Section("Duplicates and conflicts", (*says, said), tuple(tables + near + _conflict_section(d, text)))
+
+
+def _near_section(d: _Data, text: str, different: int) -> tuple[str, list]:
+    rows, found = _near_copies(d, 50 * d.limit)
+    if len(found.removed):
+        d.find("near duplicates", f"{len(found.removed):,} of {len(rows):,} different texts nearly repeat another", "they share at least 80 % of the word triples (five characters in Chinese) that either has" +
+               (f"; the {len(rows):,} are a sample: a pair is seen with probability {(len(rows) / different) ** 2:.2g}, so there are more" if len(rows) < different else ""),
+               "as duplicates, but a search for equal texts misses them", f"from diversity_kit.data.dedup import near_duplicates; df = df[near_duplicates(df[{_q(text)}]).keep_mask]",
+               rows[found.removed], len(rows), .7, 3)
+    worst = np.argsort(found.score, kind="stable")[:8]
+    pairs = [(f"{found.score[k]:.2f}", int(rows[found.removed[k]]), _short(d.texts[rows[found.removed[k]]]), int(rows[found.kept[k]]), _short(d.texts[rows[found.kept[k]]])) for k in worst]
+    return (f"{len(found.removed):,} of {len(rows):,} different texts nearly repeat an earlier one.",
+            [("Near copies, the least alike first", ("Jaccard", "row", "text", "repeats row", "text"), pairs)] * bool(pairs))
+
+
+def _conflict_section(d: _Data, text: str) -> list:
+    label = d.column("label")
+    if label is None or not (clash := conflicts(d.first, label)):
+        return []
+    names = lambda rows, most: sorted({label[i] for i in rows if label[i]})[:most]
+    both, (one, rows) = sorted(i for r in clash.values() for i in r), next(iter(clash.items()))
+    d.find("conflicts", f"{len(clash):,} texts carry two or more labels", f"{len(both):,} rows; e.g. {_short(d.texts[one], 50)!r} is {' and '.join(names(rows, 4))}",
+           "no model can be right on both: a ceiling on accuracy; in a test set, noise", f"df = df[df.groupby({_same(text)})[{_q(d.roles['label'])}].transform('nunique') <= 1]", both, len(d.texts), .8, 20)
+    return [("Equal texts, different labels", ("labels", "rows", "text"), [(", ".join(names(r, 6)), len(r), _short(d.texts[k])) for k, r in list(clash.items())[:8]])]
 
 
 def _check_leakage(d: _Data) -> Section | None:
@@ -587,22 +707,28 @@ def _check_leakage(d: _Data) -> Section | None:
         hit = sorted({*exact, *near})
         if hit:
             share = len(exact) / len(parts[b]) + (1 - len(exact) / len(parts[b])) * len(near) / max(1, seen)
+            column = _q(d.roles["text"])
             d.find("leakage", f"{len(hit):,} rows of {b!r} have a copy in {a!r}", f"{len(exact):,} of {len(parts[b]):,} are equal ({_percent(len(exact) / len(parts[b]))}); of {seen:,} others that were compared, "
-                   f"{len(near):,} share at least 80 % of their word triples with a row of {a!r}", f"about {_percent(share)} of the score on {b!r} is measured on rows that were seen in training: it is too high",
-                   f"from diversity_kit.data.sources import drop_copies; train = drop_copies(ds[{train}], ds[{_q(b)}], column={_q(d.roles['text'])})", hit, len(parts[b]), 1., 10)
+                   f"{len(near):,} have at least {100 * _HELD:.0f} % of their word triples (five characters in Chinese) in one row of {a!r}", f"about {_percent(share)} of the score on {b!r} is measured on rows that were seen in training: it is too high",
+                   f"from diversity_kit.data.leakage import containment; test = test[~containment(test[{column}], train[{column}], {_HELD}).leaked]  # test, train: the rows of {_q(b)}, {train}", hit, len(parts[b]), 1., 10)
     counts = [len(parts[s]) for s in order]
     return Section("Splits and leakage", (f"{sum(not s for s in split):,} rows belong to no split.",),
                    (("Copies across splits", ("split", "other", "rows", "rows of other", "equal", "near"), out),), (("Rows by split", order, counts),))
 
 
-def _between(d: _Data, a, b, most: tuple[int, int] = (20_000, 1000)) -> tuple[list[int], list[int], int]:
-    "Rows of b with an equal text in a (all rows), rows of b with a near copy in a (a sample), and how many were compared."
-    known = {d.strict[i] for i in a if d.strict[i]}
-    exact = [int(i) for i in b if d.strict[i] in known]
-    rest = d.sample([i for i in b if d.strict[i] and d.strict[i] not in known], most[1], "near copies across splits or sources, searched for")
-    some = d.sample([i for i in a if d.strict[i]], min(most[0], d.limit), "near copies across splits or sources, searched in")
-    found = sources.overlap(_words(d.texts[i] for i in some), _words(d.texts[i] for i in rest))
-    return exact, sorted(int(rest[j]) for j in found.rows_of(1)), len(rest)
+#: the share of a row's n-grams in one row of the other side from which it counts as a copy
+_HELD = .8
+
+
+def _between(d: _Data, a, b, most: tuple[int, int] | None = None) -> tuple[list[int], list[int], int]:
+    "Rows of b with an equal text in a (all rows), rows of b that one row of a nearly holds (chapter 34, on samples), and how many were compared."
+    from diversity_kit.data.leakage import containment
+    most = most or (5 * d.limit, d.limit // 4)
+    text, known = d.first[b] >= 0, np.isin(d.first[b], d.first[a])
+    rest = d.sample(b[text & ~known], most[1], "near copies across splits or sources, searched for")
+    some = d.sample(a[d.first[a] >= 0], most[0], "near copies across splits or sources, searched in")
+    found = containment([d.texts[i][:10_000] for i in rest], [d.texts[i][:10_000] for i in some], _HELD)
+    return b[text & known].tolist(), rest[found.leaked].tolist(), len(rest)
 
 # %% ../../nbs/study/74_audit.ipynb #b11ed5e5
 def _check_balance(d: _Data) -> Section | None:
@@ -628,23 +754,28 @@ def _check_balance(d: _Data) -> Section | None:
                    (("Rows by class" + (" (20 largest)" if len(top) > 20 else ""), [k for k, _ in top[:20]], [c for _, c in top[:20]]),))
 
 
+def _kind(texts: Sequence[str]) -> dict:
+    "How scikit-learn's vectorizers cut these texts: characters where most letters are Chinese, Japanese or Korean, else words."
+    cjk = sum(_language(t) in ("Han", "kana", "Hangul") for t in texts[:300]) > .5 * min(300, len(texts))
+    return {"analyzer": "char"} if cjk else {"token_pattern": r"(?u)\b\w+\b"}
+
+
 def _vectors(texts: Sequence[str]):
     "TF-IDF of words and pairs, or of characters and pairs where most letters are Chinese, Japanese or Korean."
     from sklearn.feature_extraction.text import TfidfVectorizer
-    cjk = sum(_language(t) in ("Han", "kana", "Hangul") for t in texts[:300]) > .5 * min(300, len(texts))
-    kind = {"analyzer": "char"} if cjk else {"token_pattern": r"(?u)\b\w+\b"}
-    return TfidfVectorizer(ngram_range=(1, 2), max_features=20_000, sublinear_tf=True, **kind).fit_transform([t[:5000] for t in texts])
+    return TfidfVectorizer(ngram_range=(1, 2), max_features=20_000, sublinear_tf=True, **_kind(texts)).fit_transform([t[:2000] for t in texts])
 
 
 def _check_label_errors(d: _Data) -> Section | None:
     label = d.column("label")
     if label is None:
         return None
-    count = Counter(label[i] for i, k in enumerate(d.strict) if k and label[i])
+    count = Counter(label[i] for i in d.filled if label[i])
     classes = [c for c, m in count.most_common(20) if m >= 20]
-    rows = d.sample([i for i, k in enumerate(d.strict) if k and label[i] in set(classes)], 3000, "suspected label errors")
+    usual = set(classes)
+    rows = d.sample([i for i in d.filled if label[i] in usual], 3000, "suspected label errors")
     left = Counter(label[i] for i in rows)
-    classes = sorted(c for c in classes if len({d.strict[i] for i in rows if label[i] == c}) >= 10)
+    classes = sorted(c for c in classes if len({d.first[i] for i in rows if label[i] == c}) >= 10)
     rows = np.array([i for i in rows if label[i] in set(classes)], int)
     if len(classes) < 2 or len(rows) < 50:
         return Section("Suspected label errors", (f"Not looked for: at least two classes with 20 rows and 10 different texts are needed, there are {len(classes)} (of {len(left) or len(count)}).",))
@@ -652,13 +783,13 @@ def _check_label_errors(d: _Data) -> Section | None:
     from diversity_kit.study import attribution
     from sklearn.linear_model import LogisticRegression
     model = LogisticRegression(C=10., solver="liblinear" if len(classes) == 2 else "lbfgs", max_iter=100, tol=1e-3)
-    group = np.unique(np.array([d.strict[i] for i in rows], dtype=object), return_inverse=True)[1]
-    p = attribution.out_of_sample(_vectors([d.texts[i] for i in rows]), y, 4, group, model=model)
+    p = attribution.out_of_sample(_vectors([d.texts[i] for i in rows]), y, 4, d.first[rows], model=model)
     found, who = _suspects(y, p)
     right = float((p.argmax(1) == y).mean())
     base = np.bincount(y).max() / len(y)
     hit = [int(rows[i]) for i, _ in found]
-    table = [(int(rows[i]), classes[y[i]], classes[s], f"{p[i, y[i]]:.2f}", _short(d.texts[rows[i]])) for i, s in found[:12]]
+    once = {int(d.first[rows[i]]): (i, s) for i, s in reversed(found)}                   # copies of one text are listed once
+    table = [(int(rows[i]), classes[y[i]], classes[s], f"{p[i, y[i]]:.2f}", _short(d.texts[rows[i]])) for i, s in list(reversed(once.values()))[:12]]
     if hit and right > base + .05:
         d.find("label errors", f"{len(hit):,} of {len(rows):,} labels look wrong", f"{who}; the model that says so is right on {_percent(right)} of held-out rows (largest class: {_percent(base)}): look before you change anything",
                "wrong training labels cost accuracy; wrong test labels cap it and can reorder models", f"df.iloc[list(report.findings[k].rows)][[{_q(d.roles['text'])}, {_q(d.roles['label'])}]]  # relabel by hand", hit, len(rows), .6, 3)
@@ -697,11 +828,13 @@ def _check_sources(d: _Data) -> Section | None:
         return None
     where = {s: np.flatnonzero(source == s) for s, _ in Counter(s for s in source if s).most_common(50)}
     rows, name = [], d.roles["source"]
+    size = np.fromiter(map(len, d.texts), int, len(d.texts))
     for s, index in where.items():
-        texts = [d.strict[i] for i in index if d.strict[i]]
-        rows.append((s, f"{len(index):,}", f"{len(set(texts)):,}", f"{np.mean([len(d.texts[i]) for i in index]):.0f}"))
-        if len(texts) >= 50 and len(set(texts)) < .2 * len(texts):
-            d.find("source", f"source {s!r}: {len(texts):,} rows, {len(set(texts)):,} different texts", f"most frequent: {_short(Counter(texts).most_common(1)[0][0], 60)!r}",
+        heads, times = np.unique(d.first[index][d.first[index] >= 0], return_counts=True)
+        filled = int(times.sum())
+        rows.append((s, f"{len(index):,}", f"{len(heads):,}", f"{size[index].mean():.0f}"))
+        if filled >= 50 and len(heads) < .2 * filled:
+            d.find("source", f"source {s!r}: {filled:,} rows, {len(heads):,} different texts", f"most frequent: {_short(d.texts[heads[times.argmax()]], 60)!r}",
                    "few examples that look like many: the source's share of training is an illusion", f"df = df.groupby({_q(d.roles['text'])}).sample(1, random_state=0)", list(index), len(d.texts), .8, 2)
     tables = [("Sources", ("source", "rows", "different texts", "mean characters"), rows[:20])]
     tables += _source_pairs(d, dict(list(where.items())[:6]))
@@ -724,7 +857,7 @@ def _source_pairs(d: _Data, where: Mapping) -> list:
             d.find("overlap", f"sources {a!r} and {b!r} overlap: {len(hit):,} rows of {b!r} have a copy in {a!r}", f"{len(exact):,} equal of {len(where[b]):,}; {len(near):,} near copies among {seen:,} others that were compared",
                    "training on one and testing on the other measures memory; merging them repeats texts", "from diversity_kit.data.sources import assert_disjoint, drop_copies  # before training on one and testing on the other", hit, len(where[b]), .9, 3)
     for s in list(where)[:4 if len(where) > 2 else 1]:
-        mine, rest = (d.sample([i for i in index if d.strict[i]], 600) for index in (where[s], np.concatenate([v for k, v in where.items() if k != s] or [[]])))
+        mine, rest = (d.sample(index[d.first[index] >= 0], 600) for index in (where[s], np.concatenate([v for k, v in where.items() if k != s] or [np.empty(0, int)])))
         got = _distance(d, mine, rest)
         if got:
             apart.append((s, *(str(x) for x in got)))
@@ -744,7 +877,7 @@ def _distance(d: _Data, a, b, n: int = 100):
 
 def _check_diversity(d: _Data) -> Section:
     from diversity_kit.data import diversity
-    texts = [d.texts[i][:5000] for i in d.sample([i for i, k in enumerate(d.strict) if k], 4000, "diversity")]
+    texts = [d.texts[i][:5000] for i in d.sample(d.filled, 4000, "diversity")]
     try:
         panel = diversity.panel(texts, n=min(300, len(texts) // 2), resamples=8)
     except ValueError as e:
@@ -805,7 +938,7 @@ def _masked(value: str) -> str:
 
 
 def _check_pii(d: _Data) -> Section:
-    rows = d.sample([i for i, k in enumerate(d.strict) if k], 20_000, "personal data")
+    rows = d.sample(d.filled, 20_000, "personal data")
     found = defaultdict(list)
     for i in rows:
         text = d.texts[i][:100_000]
@@ -827,7 +960,7 @@ _ODD = {"HTML tags": (re.compile(r"</?[a-zA-Z][a-zA-Z0-9]*(?:\s[^<>]{0,200})?/?>
 
 
 def _check_characters(d: _Data) -> Section:
-    rows, out = d.sample([i for i, k in enumerate(d.strict) if k], 50_000, "odd characters"), []
+    rows, out = d.sample(d.filled, 50_000, "odd characters"), []
     for what, (pattern, cost, fix) in _ODD.items():
         hit = [int(i) for i in rows if pattern.search(d.texts[i][:100_000])]
         out.append((what, f"{len(hit):,}", _short(d.texts[hit[0]], 60) if hit else ""))
@@ -854,7 +987,7 @@ def _check_time(d: _Data) -> Section | None:
     bins, label = np.array_split(good, 8), d.column("label")
     top = Counter(v for v in label if v).most_common(1)[0][0] if label is not None and any(label) else None
     rows = [(str(t[b[0]])[:10], str(t[b[-1]])[:10], f"{len(b):,}", f"{np.mean([len(d.texts[i]) for i in b]):.0f}", _percent(np.mean([label[i] == top for i in b])) if top else "") for b in bins]
-    early, late = (d.sample([i for i in np.concatenate(h) if d.strict[i]], 600) for h in (bins[:4], bins[4:]))
+    early, late = (d.sample((r := np.concatenate(h))[d.first[r] >= 0], 600) for h in (bins[:4], bins[4:]))
     got = _distance(d, early, late)
     if got:
         says.append(f"Domain AUC of the earlier against the later half: {got[0]}; two random halves: {got[1]}.")
@@ -956,7 +1089,7 @@ class Report:
         total = sum(self.seconds.values())
         return (f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
                 f"<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; style-src 'unsafe-inline'\"><title>Audit of {_esc(self.name)}</title><style>{_CSS}</style></head>"
-                f"<body><h1>Audit of {_esc(self.name)}</h1><p>{self.rows:,} rows, {len(self.findings)} findings, {total:.1f} s.</p>" + "".join(f"<p class='dim'>{_esc(x)}</p>" for x in self.says()) +
+                f"<body><h1>Audit of {_esc(self.name)}</h1><p>{self.rows:,} rows, {len(self.findings)} findings, {total:.1f} s.</p>" + f"<p class='dim'>{'<br>'.join(map(_esc, self.says()))}</p>" +
                 f"<h2>Findings, worst first</h2>{found or '<p>None of the checks fired. That does not prove the data right.</p>'}{bad}{body}</body></html>\n")
 
     def _repr_html_(self) -> str:
@@ -977,6 +1110,15 @@ CHECKS: dict[str, Callable[[_Data], Section | None]] = {
     "personal data": _check_pii, "diversity": _check_diversity}
 
 
+def _other_texts(frame, roles: Mapping, given: Mapping) -> list[str]:
+    "Columns whose strings are half as long as those of the text column that was guessed, five at most."
+    if given.get("text") is not None:
+        return []
+    head = frame.head(1000)
+    size = {c: np.mean([len(x) if isinstance(x, str) else 0 for x in head[c]]) for c in list(frame.columns)[:200] if c == roles["text"] or c not in roles.values()}
+    return [c for c in size if c != roles["text"] and size[c] >= max(15., size[roles["text"]] / 2)][:5]
+
+
 def audit(data, text: str | None = None, label: str | None = None, split: str | None = None, source: str | None = None, time: str | None = None,
           name: str | None = None, limit: int = 20_000, seed: int = 0, progress: bool = False) -> Report:
     """Look at a data set and say what is wrong with it, worst first.
@@ -992,8 +1134,10 @@ def audit(data, text: str | None = None, label: str | None = None, split: str | 
     given = {"text": text, "label": label, "split": split, "source": source, "time": time}
     roles = guess(table.frame, given)
     d = _Data(table.frame, roles, limit, np.random.default_rng([seed, 74]))
-    d.texts = [_plain(v, named=False) for v in table.frame[roles["text"]]]
-    d.strict = [sources._strict(t) for t in d.texts]
+    d.texts = _Texts(table.frame[roles["text"]])
+    d.first = same_text(d.texts)
+    if also := _other_texts(table.frame, roles, given):
+        d.notes["other texts"] = f"other columns hold text too: {', '.join(map(repr, also))}; --text names the one to look at"
     if table.bad:
         d.find("unreadable", f"{len(table.bad):,} rows cannot be read", f"line {table.bad[0].line}: {table.bad[0].reason}", "most readers drop or shift them without a word", f"# mend line {table.bad[0].line} and the others that the report lists",
                range(len(table.bad)), len(table.frame) + len(table.bad), .9, 10)
@@ -1017,23 +1161,32 @@ def safe_drops(frame, roles: Mapping[str, str | None]) -> list[dict]:
     """What can go without judgement, in this order: rows without text; train rows whose text equals that of a row of another split; rows equal to an
     earlier one in every column that is no identifier. Returns row, rule and the kept row (None for empty ones), by row."""
     d = _Data(frame, dict(roles), 0, np.random.default_rng(0))
-    strict = [sources._strict(_plain(v, False)) for v in frame[roles["text"]]]
-    out = {i: {"row": i, "rule": "no text", "kept": None} for i, k in enumerate(strict) if not k}
+    text = same_text(_Texts(frame[roles["text"]])).tolist()
+    out = {i: {"row": i, "rule": "no text", "kept": None} for i, k in enumerate(text) if k < 0}
     split = d.column("split")
     if split is not None:
         kind = [_SPLITS.get(s.lower(), s) for s in split]
         held = {}
-        for i, k in enumerate(strict):
-            if k and kind[i] and kind[i] != "train":
+        for i, k in enumerate(text):
+            if k >= 0 and kind[i] and kind[i] != "train":
                 held.setdefault(k, i)
-        out |= {i: {"row": i, "rule": f"train copy of a {kind[held[k]]} row", "kept": held[k]} for i, k in enumerate(strict) if k and kind[i] == "train" and k in held}
-    cells = [[_plain(v, False).strip() for v in frame[c]] for c in frame.columns]
-    used = [c for c, name in zip(cells, frame.columns) if name == roles["text"] or len(set(c)) < len(c)]
+        out |= {i: {"row": i, "rule": f"train copy of a {kind[held[k]]} row", "kept": held[k]} for i, k in enumerate(text) if k >= 0 and kind[i] == "train" and k in held}
     first = {}
-    for i, row in enumerate(zip(*used)):
+    for i, row in enumerate(_row_numbers(frame, roles["text"]).tolist()):
         if i not in out and (kept := first.setdefault(row, i)) != i:
             out[i] = {"row": i, "rule": "equal to an earlier row", "kept": kept}
     return [out[i] for i in sorted(out)]
+
+
+def _row_numbers(frame, text: str) -> np.ndarray:
+    "(N,) equal numbers for rows that are equal in the text and in every column where a value comes twice: a column at a time, so that no second copy of the table is made."
+    import pandas as pd
+    number = np.zeros(len(frame), np.int64)
+    for c in frame.columns:
+        codes, values = pd.factorize(np.array([_plain(v, False).strip() for v in frame[c]], dtype=object))
+        if c == text or len(values) < len(codes):
+            number = pd.factorize(number * len(values) + codes)[0]
+    return number
 
 
 def _target(out: str | Path, table: Table, endings: bool = True) -> None:

@@ -2,7 +2,7 @@
 
     python -m venv DIR && DIR/bin/pip install rensa datasketch          # once: the rivals in an environment of their own
     python tests/bench/bench_dedup.py --peers DIR/bin/python [--rows 20000] [--repeats 3] [--out FILE.json]
-    python tests/bench/bench_dedup.py --big 1000000                     # the kit alone: rows/s and peak memory
+    python tests/bench/bench_dedup.py --big 1000000                     # the kit alone, also the command: rows/s and peak memory
 
 Every subject runs in a process of its own on one thread; the time is processor time from the list of texts to the list of (removed, kept, score), best
 of the repeats. The rivals get the kit's own rule: words in lower case, 3-grams, bands for 98 % recall at the threshold, rows in order against kept rows,
@@ -16,6 +16,7 @@ import re
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 
 os.environ.update({k: "1" for k in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")})
@@ -84,8 +85,12 @@ def kit(texts):
     return list(zip(d.removed.tolist(), d.kept.tolist(), d.score.tolist()))
 
 
-def child(name, rows, words):
-    texts = corpus(rows, words)
+def child(name, rows, words, file=None):
+    if file:                                                         # made by another process: making them takes more memory than the search
+        with open(file, encoding="utf-8") as f:
+            texts = f.read().split("\n")
+    else:
+        texts = corpus(rows, words)
     run = {"kit": kit, "rensa": rensa, "datasketch": datasketch}[name]
     run(texts[:2000])                                                # imports are not counted
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -98,17 +103,34 @@ def child(name, rows, words):
                       "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024), "texts_mb": round(base / 1024)}))
 
 
+def big(rows, words=35):
+    "The search in Python and the command (exact or normalised, in shards) on one corpus that another process wrote."
+    with tempfile.TemporaryDirectory() as folder:
+        text, lines = os.path.join(folder, "texts"), os.path.join(folder, "in.jsonl")
+        code = f"import sys, json; sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r}); from bench_dedup import corpus; t = corpus({rows}, {words})\n" \
+               f"open({text!r}, 'w').write('\\n'.join(t)); open({lines!r}, 'w').writelines(json.dumps({{'text': x}}) + '\\n' for x in t)"
+        subprocess.run([sys.executable, "-c", code], check=True)
+        run = lambda *c: subprocess.run([sys.executable, *c], check=True, capture_output=True, text=True).stdout
+        table = [json.loads(run(__file__, "--child", "kit", "--rows", str(rows), "--file", text))]
+        code = "import sys, resource, json, time; from diversity_kit.cli import main; main(sys.argv[1:]); " \
+               "print(json.dumps([time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))"
+        cpu, peak = json.loads(run("-c", code, "dedup", lines, os.path.join(folder, "out.jsonl"), "--number", "--backend", "serial").splitlines()[-1])
+        with open(os.path.join(folder, "out.jsonl"), encoding="utf-8") as f:
+            left = sum(1 for _ in f)
+    return [*table, {"name": "diversity-kit dedup", "rows": rows, "cpu_s": round(cpu, 2), "rows_per_cpu_s": round(rows / cpu), "removed": rows - left, "peak_mb": round(peak / 1024)}]
+
+
 def main():
     p = argparse.ArgumentParser()
-    for flag, default in (("--peers", None), ("--child", None), ("--out", None), ("--rows", 20_000), ("--words", 66), ("--repeats", 3), ("--big", 0)):
+    for flag, default in (("--peers", None), ("--child", None), ("--out", None), ("--file", None), ("--rows", 20_000), ("--words", 66), ("--repeats", 3), ("--big", 0)):
         p.add_argument(flag, default=default, type=type(default) if default is not None else str)
     a = p.parse_args()
     if a.child:
-        return child(a.child, a.rows, a.words)
+        return child(a.child, a.rows, a.words, a.file)
     python = lambda n: sys.executable if n == "kit" else a.peers
     ask = lambda n, rows, words: json.loads(subprocess.run([python(n), __file__, "--child", n, "--rows", str(rows), "--words", str(words)], check=True, capture_output=True, text=True).stdout)
     if a.big:
-        table = [ask("kit", a.big, 35)]
+        table = big(a.big)
     else:
         runs = [ask(n, a.rows, a.words) for _ in range(a.repeats) for n in ("kit", *(("rensa", "datasketch") if a.peers else ()))]
         table = [min((r for r in runs if r["name"] == n), key=lambda r: r["cpu_s"]) for n in dict.fromkeys(r["name"] for r in runs)]

@@ -47,24 +47,30 @@ def _select(cache, encoded, mask, rows: torch.Tensor):
 
 
 @torch.inference_mode()
-def decode(model, input_ids: torch.Tensor, attention_mask: torch.Tensor, max_new: int, keys: np.ndarray | None = None, temperature: float = 1.0, top_k: int = 0, limits: torch.Tensor | None = None) -> Decoded:
+def decode(model, input_ids: torch.Tensor, attention_mask: torch.Tensor, max_new: int, keys: np.ndarray | None = None, temperature: float = 1.0, top_k: int = 0, limits: torch.Tensor | None = None, keep: Sequence[int] = ()) -> Decoded:
     """Equation (46.2): greedy decoding of a batch with cached keys and values, or with `keys` (B,) uint64 ancestral sampling by the inverse distribution function.
 
-    One uniform number per row and step, drawn from the row's key alone, so a sample does not depend on the batch. Finished rows leave the batch. Never more than `max_new` steps, for a row never more than its own `limits` (B,)."""
+    One uniform number per row and step, drawn from the row's key alone, so a sample does not depend on the batch. Finished rows leave the batch. Never more than `max_new` steps, for a row never more than its own `limits` (B,).
+    keep: tokens that must come out exactly as often as the source holds them, (46.4)."""
     c, device, size = model.config, input_ids.device, len(input_ids)
     encoded = model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask)
     tokens, score = torch.full((size, max_new), c.pad_token_id, device=device), torch.zeros(size, device=device)
     finished, rows = torch.zeros(size, dtype=torch.bool, device=device), torch.arange(size, device=device)
     last, cache = torch.full((size, 1), c.decoder_start_token_id, device=device), None
+    marks = torch.tensor(list(keep), dtype=torch.long, device=device)
+    owed = (input_ids[:, None, :] == marks[:, None]).sum(-1)         # (B, K): how often each of them is still to come
     u = None if keys is None else torch.from_numpy(np.stack([uniform(splitmix64(np.asarray(keys, np.uint64), t)) for t in range(max_new)])).to(device)
     for t in range(max_new):
         step = model(encoder_outputs=encoded, attention_mask=attention_mask, decoder_input_ids=last, past_key_values=cache, use_cache=True)
         cache, logits = step.past_key_values, step.logits[:, -1].float()
+        if len(marks):
+            logits = _obliged(logits, owed[rows], marks, c.eos_token_id, (max_new if limits is None else limits[rows].clamp(max=max_new)) - t)
         chosen = logits.argmax(-1) if u is None else _draw(logits / temperature, u[t, rows], top_k)
         done = finished[rows] if limits is None else finished[rows] | (limits[rows] <= t)
         chosen = torch.where(done, c.pad_token_id, chosen)
         score[rows] += torch.where(done, 0.0, logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0])
         tokens[rows, t] = chosen
+        owed[rows] -= (chosen[:, None] == marks).long()
         ended = chosen == c.eos_token_id
         done = done | ended
         finished[rows] |= ended
@@ -79,6 +85,17 @@ def decode(model, input_ids: torch.Tensor, attention_mask: torch.Tensor, max_new
                 attention_mask = _select(cache, encoded, attention_mask, left)
                 rows, last = rows[left], last[left]
     return Decoded(tokens, finished, score)
+
+
+def _obliged(logits: torch.Tensor, owed: torch.Tensor, marks: torch.Tensor, eos: int, left) -> torch.Tensor:
+    "Equation (46.4) on the logits (B, V) of one step: owed (B, K) marks still to come, `left` steps to go (a number or (B,))."
+    total = owed.sum(1)
+    out = logits.clone()
+    out[:, marks] = out[:, marks].masked_fill(owed <= 0, -torch.inf)
+    out[:, eos] = out[:, eos].masked_fill(total > 0, -torch.inf)
+    only = torch.full_like(out, -torch.inf)
+    only[:, marks] = out[:, marks]
+    return torch.where(((total > 0) & (total >= left - 1))[:, None], only, out)
 
 
 def _draw(logits: torch.Tensor, u: torch.Tensor, top_k: int) -> torch.Tensor:
@@ -231,7 +248,7 @@ class Seq2Seq:
     """A transformers encoder-decoder (Marian, NLLB, BART, the one trained in chapter 82) and its tokenizer as a Translator.
 
     beams 1: greedy, more: beam search; sample: ancestral sampling keyed by row (needs keys). tags: tokens put before the source ('<2de>', '<BT>'); target: the language code that NLLB's decoder must begin with.
-    longest: most source tokens (longer texts are cut); grow: most new tokens are its source tokens * grow + 6. Warns with DecodingCut."""
+    longest: most source tokens (longer texts are cut); grow: most new tokens are its source tokens * grow + 6. keep: tokens such as '{0}' that must come out as often as they went in (46.4; greedy or sampled). Warns with DecodingCut."""
     model: Any
     tokenizer: Any
     beams: int = 1
@@ -244,12 +261,16 @@ class Seq2Seq:
     longest: int = 128
     grow: float = 2.0
     batch_tokens: int = 0
+    keep: tuple[str, ...] = ()
 
     def __post_init__(self):
+        if self.keep and (self.beams > 1 or self.target is not None):
+            raise ValueError("keep=(...) works with greedy decoding and sampling, not with a beam or a forced first token")
         if self.beams < 1 or (self.sample and self.beams > 1):
             raise ValueError(f"beams={self.beams}, sample={self.sample}: choose a beam of at least 1, or sampling, not both")
         object.__setattr__(self, "tags", tuple(self.tags))
         object.__setattr__(self, "_front", [tag_id(self.tokenizer, t) for t in self.tags])
+        object.__setattr__(self, "_keep", [tag_id(self.tokenizer, t) for t in self.keep])
 
     @property
     def random(self) -> bool:
@@ -258,7 +279,7 @@ class Seq2Seq:
     @functools.cached_property
     def spec(self) -> str:
         how = f"sample t={self.temperature:g} k={self.top_k}" if self.sample else f"beam {self.beams}"
-        return f"{self.name or type(self.model).__name__} {weights_hash(self.model)} {how} {' '.join(self.tags)} {self.target or ''} {self.longest} {self.grow:g}".strip()
+        return f"{self.name or type(self.model).__name__} {weights_hash(self.model)} {how} {' '.join(self.tags)} {self.target or ''} {self.longest} {self.grow:g}{' keep ' + ' '.join(self.keep) if self.keep else ''}".strip()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         "Token numbers of each text with the tags in front and the end token behind."
@@ -299,7 +320,7 @@ class Seq2Seq:
             return Decoded(tokens, (tokens == self.model.config.eos_token_id).any(-1), torch.zeros(len(ids)))
         if self.beams > 1:
             return beam_search(self.model, ids, mask, most, self.beams)
-        return decode(self.model, ids, mask, most, keys if self.sample else None, self.temperature, self.top_k, limits)
+        return decode(self.model, ids, mask, most, keys if self.sample else None, self.temperature, self.top_k, limits, self._keep)
 
 
 def hub(name: str, source: str | None = None, target: str | None = None, **options) -> Seq2Seq:

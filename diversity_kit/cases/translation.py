@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import gc
 import hashlib
@@ -23,17 +24,18 @@ from torch.nn import functional as F
 
 from .. import kit
 from ..augment.base import stream_keys
-from ..augment.translation import Noise, RoundTrip, Seq2Seq, decode, pad, placeholders, tag_id, translate
+from ..augment.translation import Masked, Noise, RoundTrip, Seq2Seq, decode, pad, placeholders, tag_id, translate
 from ..data.sources import load, normalise
 from ..measure.stats import Effect
 
 # %% auto #0
-__all__ = ['LANGUAGES', 'SPECIAL', 'SMOOTHING', 'CLIP', 'ARMS', 'BUCKETS', 'BEAMS', 'NOISE', 'Pairs', 'faults',
+__all__ = ['LANGUAGES', 'SPECIAL', 'SMOOTHING', 'CLIP', 'MARKS', 'SHIFT', 'ARMS', 'BUCKETS', 'BEAMS', 'NOISE', 'Pairs', 'faults',
            'number_placeholders', 'pool', 'train_tokenizer', 'tokenizer', 'encode', 'build', 'token_nll', 'attention',
            'causal', 'split_heads', 'attend', 'leak', 'cross_attention', 'Job', 'schedule', 'rate', 'fit', 'fit_many',
-           'copying', 'bleu_options', 'scores', 'signatures', 'paired_bootstrap', 'pieces', 'dictionary',
-           'by_dictionary', 'by_memory', 'arms', 'halves', 'vocabulary', 'job', 'helper', 'translator', 'made',
-           'synonyms', 'training_pairs', 'outputs', 'test_pairs', 'translated', 'scored', 'trained', 'trial', 'ahead']
+           'copying', 'bleu_options', 'scores', 'signatures', 'paired_bootstrap', 'pieces', 'units', 'dictionary',
+           'by_dictionary', 'by_memory', 'placeholder_table', 'families', 'retune', 'shift_sets', 'shift_trial', 'arms',
+           'halves', 'vocabulary', 'job', 'helper', 'translator', 'made', 'synonyms', 'training_pairs', 'outputs',
+           'test_pairs', 'translated', 'scored', 'trained', 'trial', 'ahead']
 
 # %% ../../nbs/cases/82_translation.ipynb #c82pairs
 LANGUAGES = ("de", "es", "fr", "zh")
@@ -302,9 +304,9 @@ def _step(model, optimizer, ids, labels):
     return loss.detach()
 
 
-def fit(job: Job):
-    "Train one model on the CPU, or uncaptured on a GPU; returns (model in evaluation mode, losses (steps,))."
-    model = build(*job.model, seed=job.seed, device=job.sources.device).train()
+def fit(job: Job, start=None):
+    "Train one model on the CPU, or uncaptured on a GPU, from scratch or on from a copy of `start`; returns (model in evaluation mode, losses (steps,))."
+    model = (copy.deepcopy(start) if start is not None else build(*job.model, seed=job.seed, device=job.sources.device)).train()
     optimizer = _optimizer(model, job.lr, foreach=True)
     torch.manual_seed(job.seed)
     losses, steps = [], len(job.plan)
@@ -485,12 +487,21 @@ def pieces(text: str) -> list[str]:
     return re.findall(r"\{\d+\}|[\u3400-\u9fff]|[^\W\u3400-\u9fff]+|[^\w\s]", text)
 
 
-def dictionary(pairs: Pairs, rounds: int = 5) -> dict[str, str]:
-    """IBM model 1 (Brown et al. 1993): t(f|e) by EM over all alignments of every pair; returns the best target piece of each source word."""
+def units(pairs: Pairs, size: int = 8000):
+    "How the dictionary cuts a target: `pieces`, or for Chinese the pieces of a BPE with `size` tokens learnt from the pairs (a word there has about two characters)."
+    if pairs.lang != "zh":
+        return pieces
+    tok = train_tokenizer(pairs.targets, size)
+    return lambda text: [text[a:b].strip() for a, b in tok(text, return_offsets_mapping=True)["offset_mapping"] if text[a:b].strip()]
+
+
+def dictionary(pairs: Pairs, rounds: int = 5, size: int = 8000) -> dict[str, str]:
+    """IBM model 1 (Brown et al. 1993): t(f|e) by EM over all alignments of every pair; returns the best target piece of each source word. size: of the BPE that cuts Chinese (`units`)."""
+    cut = units(pairs, size)
     source, target, rows, cols = {}, {}, [], []
     for s, t in zip(pairs.sources, pairs.targets):
         left = [source.setdefault(w.lower(), len(source)) for w in pieces(s)]
-        right = [target.setdefault(w, len(target)) for w in pieces(t)]
+        right = [target.setdefault(w, len(target)) for w in cut(t)]
         rows.append(np.array(left, np.int64)); cols.append(np.array(right, np.int64))
     e, f = (np.concatenate([np.repeat(r, len(c)) for r, c in zip(rows, cols)]), np.concatenate([np.tile(c, len(r)) for r, c in zip(rows, cols)]))
     slot = np.concatenate([np.tile(np.arange(len(c)), len(r)) + o for r, c, o in zip(rows, cols, np.cumsum([0] + [len(c) for c in cols[:-1]]))])
@@ -523,6 +534,87 @@ def by_memory(pairs: Pairs, texts: Sequence[str]) -> list[str]:
     known = vectors.fit_transform(pairs.sources)
     nearest = np.concatenate([np.asarray((vectors.transform(texts[a:a + 256]) @ known.T).argmax(1)).ravel() for a in range(0, len(texts), 256)])
     return [pairs.targets[i] for i in nearest]
+
+# %% ../../nbs/cases/82_translation.ipynb #c82keep
+MARKS = tuple(f"{{{i}}}" for i in range(10))
+
+
+def placeholder_table(config: dict, model):
+    "A frame with one row per way of decoding: 'kept' and 'untranslated' (% of the test strings with placeholders) and their 'chrf' against references with the real names. Raises ValueError where no test string has one."
+    import warnings
+
+    import pandas as pd
+    rows, lang = load(config["data"])["test"], config["lang"]
+    raw = {i: (s, t) for i, s, t in zip(rows["id"][:], rows["text"][:], rows[lang][:])}
+    pairs = [raw[i] for i in test_pairs(config | {"test": 0}).ids if placeholders(raw[i][0])]
+    if not pairs:
+        raise ValueError(f"no test string of {config['data']!r} ({lang}) holds a placeholder")
+    texts, references = map(list, zip(*pairs))
+    plain = translator(config, model)
+    ways = {"as it is": plain, "numbered": Masked(plain), "numbered, constrained": Masked(dataclasses.replace(plain, keep=MARKS))}
+    out = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, way in ways.items():
+            got = translate(way, texts)
+            same = np.array([g == t for g, t in zip(got, texts)])
+            held = np.array([placeholders(g) == placeholders(t) for g, t in zip(got, texts)]) & ~same
+            out[name] = {"strings": len(texts), "kept": 100 * held.mean(), "untranslated": 100 * same.mean(), "chrf": scores(got, references, lang)["chrf"]}
+    return pd.DataFrame(out).T
+
+# %% ../../nbs/cases/82_translation.ipynb #c82shift
+SHIFT = ("old", "new", "mixed")
+_SHIFT_KEYS = ("k", "rounds", "more", "more_lr")
+
+
+def families(data: str, lang: str, words: int = 20, split: str = "test") -> dict[str, Pairs]:
+    "The pairs of a split by component (the card's `source`), largest first, without strings that several share; a card with one source (the toy grammar) is grouped by the first word."
+    part, rows = pool(data, lang, words)[split], load(data)[split]
+    source = dict(zip(rows["id"][:], rows["source"][:]))
+    names = [source[i] for i in part.ids]
+    if len(set(names)) < 2:
+        names = [s.split()[0] for s in part.sources]
+    found: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        found.setdefault(name, []).append(i)
+    return {n: part[rows] for n, rows in sorted(found.items(), key=lambda x: (-len(x[1]), x[0])) if n != "several"}
+
+
+def retune(config: dict, model, new: Pairs, old: Pairs, steps: int, lr: float, seed: int, share: float = 0.5):
+    "A copy of the model after `steps` more steps; `share` of each batch comes from `new`, the rest from `old`. Raises ValueError for a share outside [0, 1]."
+    if not 0 <= share <= 1:
+        raise ValueError(f"share={share}: the part of a batch that is new, between 0 and 1")
+    tok = vocabulary(config)
+    side = lambda pairs: (encode(tok, pairs.sources), encode(tok, pairs.targets))
+    parts = (side(new),) if share == 1 else (side(old),) if share == 0 else (side(old), side(new))
+    return fit(job(config | {"steps": steps, "lr": lr}, seed, *parts, **({"share": share} if len(parts) > 1 else {})), start=model)[0]
+
+
+def shift_sets(config: dict, seed: int) -> tuple[Pairs, Pairs, Pairs]:
+    "(pairs of the largest unseen component in the order in which they arrive, its other pairs, 200 pairs of the other components). Raises ValueError where k * rounds leaves fewer than 5 for the test."
+    groups = families(config["data"], config["lang"], config["words"])
+    name, home = next(iter(groups.items()))
+    taken = config["k"] * config["rounds"]
+    if len(home) < taken + 5:
+        raise ValueError(f"{config['rounds']} rounds of {config['k']} pairs leave too few of the {len(home)} of {name!r}: choose smaller ones")
+    order = np.random.default_rng([seed, 3]).permutation(len(home))
+    mine, test = set(home.ids), test_pairs(config | {"test": 0})
+    others = test[[i for i, n in enumerate(test.ids) if n not in mine]]
+    return home[order[:taken]], home[order[taken:]], others.sample(200)
+
+
+def shift_trial(config: dict, seed: int) -> dict[str, float]:
+    "{'new_r', 'other_r'}: chrF after r = 0 .. rounds rounds of re-tuning, on the rest of the new component and on the other components."
+    base = {k: v for k, v in config.items() if k not in _SHIFT_KEYS} | {"arm": "base"}
+    arriving, rest, others = shift_sets(config, seed)
+    old, _ = halves(base, 0)
+    share, model, out = {"old": 0.0, "new": 1.0, "mixed": 0.5}[config["arm"]], trained(base, 0), {}
+    for r in range(config["rounds"] + 1):
+        if r:
+            model = retune(base, model, arriving[:r * config["k"]], old, config["more"], config["more_lr"], 100 * seed + r, share)
+        for name, pairs in (("new", rest), ("other", others)):
+            out[f"{name}_{r}"] = scores(_greedily(base, model, pairs.sources), pairs.targets, config["lang"])["chrf"]
+    return out
 
 # %% ../../nbs/cases/82_translation.ipynb #c82arms
 ARMS = ("base", "copies", "round_trip", "synonyms", "bt", "bt_sampled", "bt_noised", "bt_tagged", "forward", "more_real", "multilingual")
@@ -557,14 +649,14 @@ def vocabulary(config: dict):
 BUCKETS = (16, 32)
 
 
-def job(config: dict, seed: int, real: tuple[list, list], extra: tuple[list, list] = ((), ())) -> Job:
-    "A training on `real` (token lists of sources and targets) and, half of every batch, `extra`. Pairs longer than the largest bucket are left out (`BUCKETS`, in tokens)."
+def job(config: dict, seed: int, real: tuple[list, list], extra: tuple[list, list] = ((), ()), share: float = 0.5) -> Job:
+    "A training on `real` (token lists of sources and targets) and, in a `share` of every batch, `extra`. Pairs longer than the largest bucket are left out (`BUCKETS`, in tokens)."
     device, most = _device(), BUCKETS[-1]
     fits = lambda part: [(s, t) for s, t in zip(*part) if max(len(s), len(t)) <= most]
     first, second = fits(real), fits(extra)
     sources, targets = ([pair[side] for pair in (*first, *second)] for side in (0, 1))
     lengths = np.array([list(map(len, sources)), list(map(len, targets))]).T
-    plan, widths = schedule(len(first), len(second), config["steps"], config["batch"], lengths, seed, buckets=BUCKETS if device.type == "cuda" else ())
+    plan, widths = schedule(len(first), len(second), config["steps"], config["batch"], lengths, seed, share, buckets=BUCKETS if device.type == "cuda" else ())
     table = lambda rows: pad([*rows, [0] * most], SPECIAL.index("<pad>"), device)[0][:-1]            # the last row only sets the width
     return Job(table(sources), table(targets), plan, widths, (len(vocabulary(config)), config["width"], config["layers"], 4, config["dropout"]), config["lr"], seed)
 
@@ -685,12 +777,16 @@ def test_pairs(config: dict) -> Pairs:
     return test.sample(config["test"], seed=0) if config["test"] else test
 
 
-def translated(config: dict, model) -> list[str]:
-    "The test split in the model's words, greedily."
+def _greedily(config: dict, model, texts: Sequence[str]) -> list[str]:
     import warnings
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")                              # lines cut at the limit are scored as they are
-        return translate(translator(config, model, tag=f"<2{config['lang']}>" if config["arm"] == "multilingual" else ""), test_pairs(config).sources, batch=1 << 20)
+        return translate(translator(config, model, tag=f"<2{config['lang']}>" if config["arm"] == "multilingual" else ""), texts, batch=1 << 20)
+
+
+def translated(config: dict, model) -> list[str]:
+    "The test split in the model's words, greedily."
+    return _greedily(config, model, test_pairs(config).sources)
 
 
 def scored(config: dict, seed: int, got: Sequence[str], numbers: dict | None = None) -> dict[str, float]:

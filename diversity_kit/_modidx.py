@@ -1275,6 +1275,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'diversity_kit/cases/translation.py'),
                                                  'diversity_kit.cases.translation._outputs_file': ( 'cases/translation.html#_outputs_file',
                                                                                                     'diversity_kit/cases/translation.py'),
+                                                 'diversity_kit.cases.translation._path': ( 'cases/translation.html#_path',
+                                                                                            'diversity_kit/cases/translation.py'),
                                                  'diversity_kit.cases.translation._ready': ( 'cases/translation.html#_ready',
                                                                                              'diversity_kit/cases/translation.py'),
                                                  'diversity_kit.cases.translation._statistics': ( 'cases/translation.html#_statistics',

@@ -584,3 +584,15 @@ def test_a_chinese_dictionary_knows_words():
     p = case.pool("toy_parallel", "zh")["train"]
     table = case.dictionary(p, size=130)                                                        # a larger BPE would merge whole phrases of so small a grammar
     assert table["kitchen"] == "厨房" and table["garden"] == "花园" and case.dictionary(p, size=90)["garden"] == "园" and case.units(case.pool("toy_parallel", "de")["train"]) is case.pieces
+
+
+def test_watching_a_training_does_not_change_it():
+    config = case.arms(only=("base",), **(CELL | {"mono": 0, "steps": 6}))["base"]
+    task = case.job(config, 0, *case.training_pairs(config, 0))
+    seen = {}
+    watched, losses = case.fit(task, watch=lambda quarter, m: seen.update({quarter: (m.training, T.weights_hash(m))}))
+    alone, same = case.fit(task)
+    assert T.weights_hash(watched) == T.weights_hash(alone) == seen[4][1] and torch.equal(losses, same)
+    assert list(seen) == [1, 2, 3, 4] and not any(s[0] for s in seen.values()) and len({s[1] for s in seen.values()}) == 4
+    got = case.trial(config, 0)
+    assert {f"{m}_{q}" for m in ("bleu", "chrf") for q in (1, 2, 3, 4)} <= set(got) and "bleu_1" not in case.trial(config | {"arm": "copies", "mono": 5}, 0)

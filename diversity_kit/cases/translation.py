@@ -304,8 +304,8 @@ def _step(model, optimizer, ids, labels):
     return loss.detach()
 
 
-def fit(job: Job, start=None):
-    "Train one model on the CPU, or uncaptured on a GPU, from scratch or on from a copy of `start`; returns (model in evaluation mode, losses (steps,))."
+def fit(job: Job, start=None, watch=None):
+    "Train one model on the CPU, or uncaptured on a GPU, from scratch or on from a copy of `start`; returns (model in evaluation mode, losses (steps,)). watch(quarter, model) is called after each quarter of the steps."
     model = (copy.deepcopy(start) if start is not None else build(*job.model, seed=job.seed, device=job.sources.device)).train()
     optimizer = _optimizer(model, job.lr, foreach=True)
     torch.manual_seed(job.seed)
@@ -315,6 +315,9 @@ def fit(job: Job, start=None):
             group["lr"] = rate(t, steps, job.lr)
         optimizer.zero_grad(set_to_none=True)
         losses.append(_step(model, optimizer, job.sources[rows, :s], job.targets[rows, :g]))
+        if watch is not None and (t + 1) * 4 // steps > t * 4 // steps:
+            watch((t + 1) * 4 // steps, model.eval())
+            model.train()
     return model.eval(), torch.stack(losses).cpu()
 
 # %% ../../nbs/cases/82_translation.ipynb #c82graphs
@@ -828,14 +831,24 @@ def trained(config: dict, seed: int):
         return model
 
 
+def _path(config: dict, quarter: int, model) -> dict[str, float]:
+    "Validation scores (300 sentences at most) of a model that is still in training."
+    part = pool(config["data"], config["lang"], config["words"])["validation"].sample(300)
+    return {f"{k}_{quarter}": v for k, v in scores(_greedily(config, model, part.sources), part.targets, config["lang"]).items()}
+
+
 def trial(config: dict, seed: int) -> dict[str, float]:
-    """One trial: {'bleu', 'chrf', 'exact', 'placeholders' (share kept, %), 'loss'} on the test split. The seed redraws the pairs, the initialisation, the order and the made side."""
+    """One trial: {'bleu', 'chrf', 'exact', 'placeholders' (share kept, %), 'loss'} on the test split; for a model of real pairs alone, trained on a CPU, also its validation scores after each quarter of the steps. The seed redraws the pairs, the initialisation, the order and the made side."""
     found = _DONE.pop(json.dumps([config, seed], sort_keys=True), None)
     if found is not None:
         return found
-    model, losses = fit_many([job(config, seed, *training_pairs(config, seed))])[0]
+    task, path = job(config, seed, *training_pairs(config, seed)), {}
+    if config["arm"] == "base" and not config["mono"] and task.sources.device.type != "cuda":
+        model, losses = fit(task, watch=lambda quarter, m: path.update(_path(config, quarter, m)))
+    else:
+        model, losses = fit_many([task])[0]
     _keep(config, seed, model)
-    return scored(config, seed, translated(config, model)) | {"loss": float(losses[-10:].mean())}
+    return scored(config, seed, translated(config, model)) | {"loss": float(losses[-10:].mean())} | path
 
 # %% ../../nbs/cases/82_translation.ipynb #c82ahead
 def ahead(experiment, side_by_side: int = 1) -> float:

@@ -495,3 +495,104 @@ def test_copying_beats_chance():
 def test_cross_attention_rows_sum_to_one(model, tok):
     weights, left, right = case.cross_attention(model, tok, "Turn on the lamp.", "打开灯。")
     assert weights.shape == (len(right), len(left)) and np.allclose(weights.sum(1), 1, atol=1e-5) and right[-1] == "</s>"
+
+
+# ------------------------------------------------------------------------------------------------ constrained decoding
+@pytest.mark.parametrize("keys", [None, np.arange(3, dtype=np.uint64)])
+def test_marks_come_out_exactly_as_often_as_they_went_in(model, tok, keys):
+    marks = tok.convert_tokens_to_ids(["{0}", "{1}"])
+    ids, mask = T.pad(case.encode(tok, ["Check {0} and {1} and {0}.", "Check the lamp.", "Turn on {1}."]), tok.pad_token_id)
+    count = lambda tokens: [[(r == m).sum().item() for m in marks] for r in tokens]
+    free, kept = T.decode(model, ids, mask, 14, keys), T.decode(model, ids, mask, 14, keys, keep=marks)
+    assert count(ids) == count(kept.tokens) == [[2, 1], [0, 0], [0, 1]] != count(free.tokens)
+    short = T.decode(model, ids, mask, 14, keys, limits=torch.tensor([4, 3, 2]), keep=marks)                # no room left but for the marks
+    assert count(short.tokens) == count(ids) and not short.tokens[2, 2:].ne(tok.pad_token_id).any()
+    assert torch.equal(T.decode(model, ids[1:2], mask[1:2], 14, None, keep=marks).tokens, T.decode(model, ids[1:2], mask[1:2], 14).tokens)        # nothing owed, nothing changed
+
+
+def test_constraint_in_a_translator(model, tok):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        texts = ["Check {0} now.", "Rename {1} and {0}.", "Watch the car."]
+        out = T.Seq2Seq(model, tok, keep=("{0}", "{1}")).translate(texts)
+    assert [T.placeholders(t) for t in out] == [T.placeholders(t) for t in texts]
+    assert T.Seq2Seq(model, tok, keep=("{0}",)).spec != T.Seq2Seq(model, tok).spec                          # the cache must not mix them up
+    with pytest.raises(ValueError, match="greedy"):
+        T.Seq2Seq(model, tok, beams=2, keep=("{0}",))
+    with pytest.raises(ValueError, match="unknown tag"):
+        T.Seq2Seq(model, tok, keep=("{host}",))
+
+
+# ------------------------------------------------------------------------------------------------ another domain
+SHIFTED = {k: v for k, v in (CELL | {"mono": 0, "k": 5, "rounds": 2, "more": 3, "more_lr": 1e-3}).items()}
+
+
+def test_families_part_a_split_and_a_shared_string_belongs_to_none(monkeypatch):
+    groups = case.families("toy_parallel", "zh")
+    whole = case.pool("toy_parallel", "zh")["test"]
+    assert sum(map(len, groups.values())) == len(whole) and all(s.split()[0] == n for n, p in groups.items() for s in p.sources)
+    assert (sizes := [len(p) for p in groups.values()]) == sorted(sizes, reverse=True)
+    rows = {"id": list(whole.ids), "source": (["several", "zha", "nest"] * len(whole))[:len(whole)]}
+    monkeypatch.setattr(case, "load", lambda data: {"test": rows})
+    monkeypatch.setattr(case, "pool", lambda *a: {"test": whole})
+    assert set(case.families("x", "zh")) == {"zha", "nest"}
+
+
+def test_the_sets_of_a_shift_do_not_overlap():
+    arriving, rest, others = case.shift_sets(SHIFTED, 0)
+    ids = [set(p.ids) for p in (arriving, rest, others)]
+    assert len(arriving) == 10 and not ids[0] & ids[1] and not ids[0] & ids[2] and not ids[1] & ids[2]
+    train = set(case.pool("toy_parallel", "zh")["train"].ids)
+    assert not train & set().union(*ids) and case.shift_sets(SHIFTED, 1)[0].ids != arriving.ids and case.shift_sets(SHIFTED, 1)[2].ids == others.ids
+    with pytest.raises(ValueError, match="too few"):
+        case.shift_sets(SHIFTED | {"k": 10_000}, 0)
+
+
+def test_retuning_starts_from_the_model_and_leaves_it_alone(model):
+    config = SHIFTED | {"arm": "base"}
+    train = case.pool("toy_parallel", "zh")["train"]
+    before, new, old = T.weights_hash(model), train[:10], train[10:40]
+    still = case.retune(config, model, new, old, 2, 0.0, 0)
+    assert T.weights_hash(still) == before
+    moved = {s: T.weights_hash(case.retune(config, model, new, old, 2, 1e-3, 0, s)) for s in (0.0, 0.5, 1.0)}
+    assert len({before, *moved.values()}) == 4 and T.weights_hash(model) == before
+    assert case.retune(config, model, new, old, 2, 1e-3, 0, 0.0) is not model
+    same = case.retune(config, model, train[50:60], old, 2, 1e-3, 0, 0.0)                          # share 0: what is new does not matter
+    assert T.weights_hash(same) == moved[0.0]
+    with pytest.raises(ValueError, match="share=1.5"):
+        case.retune(config, model, new, old, 2, 1e-3, 0, 1.5)
+
+
+def test_shift_trials_begin_alike_and_part():
+    arms = {a: case.shift_trial(SHIFTED | {"arm": a}, 0) for a in case.SHIFT}
+    assert len({v["new_0"] for v in arms.values()}) == 1 == len({v["other_0"] for v in arms.values()}) and set(arms["old"]) == {f"{n}_{r}" for n in ("new", "other") for r in range(3)}
+
+
+def test_placeholder_table_counts_what_is_lost(model, tok, monkeypatch):
+    config = case.arms(only=("base",), **(CELL | {"mono": 0, "test": 0}))["base"]
+    with pytest.raises(ValueError, match="no test string"):
+        case.placeholder_table(config, model)
+    rows = {"test": {"id": ["a", "b", "c"], "text": ["Check {host} now.", "Turn on {name} in {room}.", "Watch the car."], "zh": ["现在检查{host}。", "打开{room}里的{name}。", "观察汽车。"]}}
+    monkeypatch.setattr(case, "load", lambda data: rows)
+    monkeypatch.setattr(case, "test_pairs", lambda c: case.Pairs(("a", "b", "c"), ("",) * 3, ("",) * 3, "zh", "test"))
+    table = case.placeholder_table(config, model)
+    assert (table["strings"] == 2).all() and table.loc["numbered, constrained", "kept"] == 100 > table.loc["as it is", "kept"]
+    assert table.loc["numbered, constrained", "untranslated"] == 0 and table.loc["numbered", "kept"] + table.loc["numbered", "untranslated"] == 100
+
+
+def test_a_chinese_dictionary_knows_words():
+    p = case.pool("toy_parallel", "zh")["train"]
+    table = case.dictionary(p, size=130)                                                        # a larger BPE would merge whole phrases of so small a grammar
+    assert table["kitchen"] == "厨房" and table["garden"] == "花园" and case.dictionary(p, size=90)["garden"] == "园" and case.units(case.pool("toy_parallel", "de")["train"]) is case.pieces
+
+
+def test_watching_a_training_does_not_change_it():
+    config = case.arms(only=("base",), **(CELL | {"mono": 0, "steps": 6}))["base"]
+    task = case.job(config, 0, *case.training_pairs(config, 0))
+    seen = {}
+    watched, losses = case.fit(task, watch=lambda quarter, m: seen.update({quarter: (m.training, T.weights_hash(m))}))
+    alone, same = case.fit(task)
+    assert T.weights_hash(watched) == T.weights_hash(alone) == seen[4][1] and torch.equal(losses, same)
+    assert list(seen) == [1, 2, 3, 4] and not any(s[0] for s in seen.values()) and len({s[1] for s in seen.values()}) == 4
+    got = case.trial(config, 0)
+    assert {f"{m}_{q}" for m in ("bleu", "chrf") for q in (1, 2, 3, 4)} <= set(got) and "bleu_1" not in case.trial(config | {"arm": "copies", "mono": 5}, 0)

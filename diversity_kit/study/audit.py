@@ -205,7 +205,7 @@ def _read_csv(lines: _Lines, likely: str, name: str) -> Table:
         delimiter, note = _sniff(lines, likely)
         notes = [note] if note else []
         columns, at, bad, blank, wrong = _collect(lines, delimiter, csv.QUOTE_MINIMAL, notes, name)
-        if any("quote" in b.reason or "delimiter" in b.reason for b in bad):       # quotes that quote nothing?
+        if any(not b.reason.endswith((f"the header has {len(columns.names)}", "not UTF-8")) for b in bad):       # quotes that quote nothing?
             plain = _collect(lines, delimiter, csv.QUOTE_NONE, notes[:], name)
             if len(plain[0].names) > 1 and plain[4] < wrong:
                 columns, at, bad, blank, wrong = plain

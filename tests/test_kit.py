@@ -480,7 +480,8 @@ def test_an_interrupted_install_leaves_no_stamp(project):
     project.command.ensure_environment()
     (project.top / "constraints.txt").write_text("# others\n")
     fake_python(project, "echo Collecting torch; touch started; sleep 60")
-    command = subprocess.Popen([sys.executable, "kit", "run"], cwd=project.top, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    command = subprocess.Popen([sys.executable, "kit", "run"], cwd=project.top, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))                   # a shell's background job ignores it, and so would this child
     wait_for(lambda: (project.top / "started").exists() or command.poll() is not None)
     os.killpg(command.pid, signal.SIGINT)
     out, err = command.communicate(timeout=60)

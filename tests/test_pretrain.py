@@ -1,4 +1,6 @@
 """learn.pretrain: masks that depend on seed, text and epoch alone; a loss that is transformers' own; bodies that arrive whole in a classifier."""
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -22,6 +24,15 @@ def rows(tokenizer, texts=TEXTS):
 def test_tokenizer_learns_the_words_and_frames_them(tokenizer):
     assert tokenizer.convert_ids_to_tokens(tokenizer("The RIVER is calm")["input_ids"]) == ["[CLS]", "the", "river", "is", "calm", "[SEP]"]
     assert tokenizer.mask_token == "[MASK]" and len(tokenizer) <= 120 and tokenizer("🜁")["input_ids"][1] == tokenizer.unk_token_id
+
+
+def test_the_same_texts_give_the_same_numbers_in_any_process(tokenizer):
+    import subprocess
+    import sys
+    code = f"from diversity_kit.learn import pretrain as p; import json; print(json.dumps(p.train_tokenizer({TEXTS!r}, 120).get_vocab(), sort_keys=True))"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    assert json.loads(other) == tokenizer.get_vocab() == pre.train_tokenizer(TEXTS[::-1], 120).get_vocab()
+    assert sorted(tokenizer.get_vocab().values()) == list(range(len(tokenizer))) and [tokenizer.convert_tokens_to_ids(t) for t in pre.SPECIAL] == list(range(5))
 
 
 def test_chinese_is_read_by_characters():

@@ -38,6 +38,8 @@ def train_tokenizer(texts: Sequence[str], size: int = 2000, max_length: int = 64
     words.normalizer = normalizers.BertNormalizer(lowercase=True)
     words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     words.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=size, special_tokens=list(SPECIAL), show_progress=False))
+    tokens = sorted(set(words.get_vocab()) - set(SPECIAL))               # the trainer numbers them anew in every process, and a model's first weights hang on the numbers
+    words.model = models.WordPiece({t: i for i, t in enumerate([*SPECIAL, *tokens])}, unk_token="[UNK]")
     words.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[(t, words.token_to_id(t)) for t in ("[CLS]", "[SEP]")])
     return transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]", model_max_length=max_length)
 

@@ -2629,6 +2629,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'diversity_kit/measure/experiment.py'),
                                                   'diversity_kit.measure.experiment._version': ( 'measure/experiment.html#_version',
                                                                                                  'diversity_kit/measure/experiment.py'),
+                                                  'diversity_kit.measure.experiment.shard': ( 'measure/experiment.html#shard',
+                                                                                              'diversity_kit/measure/experiment.py'),
                                                   'diversity_kit.measure.experiment.source_key': ( 'measure/experiment.html#source_key',
                                                                                                    'diversity_kit/measure/experiment.py'),
                                                   'diversity_kit.measure.experiment.write_atomically': ( 'measure/experiment.html#write_atomically',

@@ -2530,6 +2530,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'diversity_kit/learn/pretrain.py'),
                                               'diversity_kit.learn.pretrain.pretrain': ( 'learn/pretrain.html#pretrain',
                                                                                          'diversity_kit/learn/pretrain.py'),
+                                              'diversity_kit.learn.pretrain.pretrained': ( 'learn/pretrain.html#pretrained',
+                                                                                           'diversity_kit/learn/pretrain.py'),
                                               'diversity_kit.learn.pretrain.small_bert': ( 'learn/pretrain.html#small_bert',
                                                                                            'diversity_kit/learn/pretrain.py'),
                                               'diversity_kit.learn.pretrain.train_tokenizer': ( 'learn/pretrain.html#train_tokenizer',

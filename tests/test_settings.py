@@ -71,6 +71,7 @@ def test_pyproject_agrees_with_settings():
     table, project = toml["tool"]["nbdev"], toml["project"]
     for key in ("nbs_path", "lib_path", "tst_flags"):
         assert table[key] == s[key], key
+    assert {"tags", "jupyter"} <= set(table["allowed_cell_metadata_keys"]), "nbdev-clean would strip them: tags that skip a cell, solutions that are folded"
     assert project["name"] == s["lib_name"]
     assert project["requires-python"] == ">=" + s["min_python"]
     assert project["license"].lower().replace("-", "").startswith(s["license"])
@@ -195,7 +196,10 @@ def test_notebook_is_clean(path):
     nbformat.validate(nb)
     assert nb.metadata == {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
     for i, cell in enumerate(nb.cells):
-        assert set(cell.metadata) <= {"tags"}, f"cell {i}: {dict(cell.metadata)}"
+        hide = cell.cell_type == "code" and re.match(r"\s*#\s*\|\s*hide\b", cell.source)
+        assert cell.metadata.get("jupyter", {}) == ({"source_hidden": True} if hide else {}), \
+            f"cell {i} ({cell.get('id')}): a '#| hide' cell holds a solution, so it is folded, and no other is: in JupyterLab, View > Collapse Selected Code"
+        assert set(cell.metadata) <= {"tags", "jupyter"}, f"cell {i}: {dict(cell.metadata)}"
         if cell.cell_type != "code":
             assert not cell.get("attachments"), f"cell {i}"
             continue

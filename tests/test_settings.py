@@ -190,6 +190,21 @@ def test_links_between_chapters_lead_somewhere():
                 assert (path.parent / link).resolve().is_file(), f"{path.name} links to {link}"
 
 
+def test_source_links_lead_to_the_symbol():
+    "show_doc's links in the saved outputs: the repository of settings.ini, a file of it, the line where the symbol is written now."
+    count = 0
+    for path in notebooks():
+        for cell in nbformat.read(path, 4).cells:
+            for out in cell.outputs if cell.cell_type == "code" and "show_doc(" in cell.source else ():
+                if (text := out.get("data", {}).get("text/markdown", "")).startswith("---\n"):
+                    m = re.match(rf"---\n\n\[source\]\({re.escape(s['git_url'])}/blob/{s['branch']}/(\S+\.py)#L(\d+)\)\n\n#+ (?:\w+\.)*(\w+)\n", text)
+                    assert m, f"{path.name}: {text[:200]}: python3 kit report"
+                    line = (ROOT / m[1]).read_text(encoding="utf-8").splitlines()[int(m[2]) - 1].strip()
+                    assert re.match(rf"(async def|def|class) {m[3]}\b|@", line), f"{path.name}: {m[3]} is not at {m[1]}:{m[2]}: python3 kit report"
+                    count += 1
+    assert count > 100
+
+
 @pytest.mark.parametrize("path", notebooks(), ids=lambda p: p.stem)
 def test_notebook_is_clean(path):
     nb = nbformat.read(path, 4)

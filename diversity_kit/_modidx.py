@@ -2653,6 +2653,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'diversity_kit/measure/ledger.py'),
                                               'diversity_kit.measure.ledger.merge': ( 'measure/ledger.html#merge',
                                                                                       'diversity_kit/measure/ledger.py'),
+                                              'diversity_kit.measure.ledger.p_text': ( 'measure/ledger.html#p_text',
+                                                                                       'diversity_kit/measure/ledger.py'),
                                               'diversity_kit.measure.ledger.read': ( 'measure/ledger.html#read',
                                                                                      'diversity_kit/measure/ledger.py'),
                                               'diversity_kit.measure.ledger.report': ( 'measure/ledger.html#report',

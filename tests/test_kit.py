@@ -697,6 +697,21 @@ def test_report_fills_the_marks_and_the_headers(running, capsys):
     assert "marks <!-- ledger --> ... <!-- /ledger --> are missing" in capsys.readouterr().err
 
 
+def test_report_mends_the_links_to_the_source(running):
+    top = running.top
+    module = top / "diversity_kit/measure/good.py"
+    module.parent.mkdir(parents=True, exist_ok=True)
+    module.write_text('"""M."""\n\n@cache\ndef f(x):\n    "F."\n\nclass A:\n    def g(self): pass\n', encoding="utf-8")
+    show = lambda name, head: nbformat.v4.new_code_cell(f"show_doc({name})", outputs=[nbformat.v4.new_output("execute_result", {"text/markdown": f"---\n\n{head}### {name}\n\nbody"})])
+    (top / "README.md").write_text("<!-- summary -->\n<!-- /summary -->\n<!-- ledger -->\n<!-- /ledger -->\n", encoding="utf-8")
+    stale = '[source](/blob/main/diversity_kit/measure/other.py#LNone){target="_blank" style="x"}\n\n'
+    chapter(top / "nbs/measure/11_good.ipynb", "#| default_exp measure.good", show("f", stale), show("A.g", ""), show("gone", stale))
+    assert running.command.main(["report"]) == 0
+    texts = [c.outputs[0].data["text/markdown"] for c in nbformat.read(top / "nbs/measure/11_good.ipynb", 4).cells if "show_doc" in c.source]
+    start = f"{running.command.settings()['DEFAULT']['git_url']}/blob/main/diversity_kit/measure/good.py"
+    assert texts == [f"---\n\n[source]({start}#L3)\n\n### f\n\nbody", f"---\n\n[source]({start}#L8)\n\n### A.g\n\nbody", "---\n\n### gone\n\nbody"]
+
+
 def test_docs_need_no_network(running):
     md = nbformat.v4.new_markdown_cell("## Loss\n\n$$L = \\frac{1}{n}\\sum_i \\ell_i \\tag{3.2}$$ with $n \\ge 1$, costs 5$ to 6$, `$x$`, see [next](12_next.ipynb) and [site](https://example.org/a).")
     chapter(running.top / "nbs/measure/11_good.ipynb", "#| export\ndef f(x): return x < 1", "#| hide\nassert 'hidden cell'", md)

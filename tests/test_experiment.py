@@ -93,6 +93,15 @@ def test_a_shard_does_not_compute_what_another_finished_meanwhile(monkeypatch):
     assert mine.run().frame["m"].tolist() == [1.0] + [-1.0] * 5 and other.folder == mine.folder
 
 
+def test_of_two_processes_that_compute_one_trial_the_first_counts_for_both():
+    def late(config, seed):
+        write_atomically(e.path("base", seed), json.dumps({"arm": "base", "seed": seed, "m": 1.0, "seconds": 0.0}))       # the other one, a moment earlier
+        return {"m": 2.0}
+    e = Experiment("race", {"base": {"shift": 0.0}}, 2, late)
+    e.folder.mkdir(parents=True, exist_ok=True)
+    assert e.run().frame["m"].tolist() == [1.0, 1.0]
+
+
 @pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/3"])
 def test_a_wrong_shard_is_refused(monkeypatch, text):
     monkeypatch.setenv("DIVERSITY_KIT_SHARD", text)

@@ -290,7 +290,8 @@ def _run_one(trial, arm, config, seed, path):
     finally:
         os.environ.pop("OMP_NUM_THREADS", None) if before is None else os.environ.update(OMP_NUM_THREADS=before)
     row = {"arm": arm, "seed": seed, **numbers, "seconds": round(time.perf_counter() - start, 3)}
-    write_atomically(Path(path), json.dumps(row))
+    if not Path(path).is_file():                                     # the first one stays: all processes then go on from the same numbers, also where a GPU's last bits vary
+        write_atomically(Path(path), json.dumps(row))
     return row
 
 

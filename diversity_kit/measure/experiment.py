@@ -329,7 +329,9 @@ class Experiment:
         path = self.path(arm, seed)
         try:
             row = json.loads(path.read_text(encoding="utf-8"))
-            return row if row["arm"] == arm and row["seed"] == seed else None
+            if (row["arm"], row["seed"]) != (arm, seed):
+                raise ValueError(f"{path} holds another trial")
+            return row
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 from .. import kit
 from ..foundations.losses import IGNORE, mask_tokens
 from .finetune import arguments
-from ..measure.experiment import source_key
+
 
 # %% auto #0
 __all__ = ['SPECIAL', 'train_tokenizer', 'small_bert', 'MaskingCollator', 'pretrain', 'pretrained', 'Guesses', 'masked_accuracy',
@@ -133,7 +134,8 @@ def pretrained(tokenizer, stages: Sequence[Sequence[str]], steps: int, width: in
     model = small_bert(tokenizer, width, layers, seed=seed)
     if not stages:
         return model
-    name = [source_key(pretrain), str(kit.device()), tokenizer.backend_tokenizer.to_str(), [list(s) for s in stages], steps, width, layers, batch, lr, seed]
+    code = [inspect.getsource(f) for f in (pretrain, small_bert, mask_tokens, MaskingCollator.__call__, MaskingCollator._masked)]
+    name = [code, torch.__version__, transformers.__version__, str(kit.device()), tokenizer.backend_tokenizer.to_str(), [list(s) for s in stages], steps, width, layers, batch, lr, seed]
     file = kit.cache_dir("pretrained") / f"{hashlib.sha256(json.dumps(name).encode()).hexdigest()[:24]}.safetensors"
     if not file.is_file():
         for texts in stages:

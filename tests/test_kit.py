@@ -575,6 +575,18 @@ def test_a_failing_chapter_is_named_and_the_rest_runs(running, capsys):
     assert calls == ["measure/11_good"] * 2
 
 
+def test_shards_of_a_chapter_run_side_by_side(running, monkeypatch, capsys):
+    monkeypatch.setenv("DIVERSITY_KIT_SHARD", "1/1")                               # so that it is gone afterwards
+    chapter(running.top / "nbs/measure/11_good.ipynb", "import os; print(os.environ['DIVERSITY_KIT_SHARD'])")
+    assert running.command.main(["run", "good", "--profile", "smoke", "--shard", "2/3"]) == 0
+    out = running.top / "_run/smoke-2of3/measure/11_good.ipynb"                    # not over another shard's notebook or progress
+    assert nbformat.read(out, 4).cells[-1].outputs[0].text == "2/3\n" and not (running.top / "_run/smoke").exists()
+    for wrong in ("4/3", "0/3", "x"):
+        with pytest.raises(SystemExit):
+            running.command.main(["gpu", "good", "--shard", wrong])
+        assert "I/N, such as 1/3" in capsys.readouterr().err
+
+
 def test_a_note_changes_nothing_a_setting_does(running):
     key, path = lambda: running.command.chapter_key(path, "cpu"), running.top / "nbs/measure/11_good.ipynb"
     ini = running.top / "settings.ini"

@@ -574,7 +574,9 @@ def test_the_captured_step_is_the_plain_step(arm, monkeypatch):
     monkeypatch.setattr(case, "_device", lambda: type("Card", (), {"type": "cuda", "__str__": lambda s: "cuda"})())
     monkeypatch.setattr(case, "pad", lambda rows, value, device: T.pad(rows, value))
     config = case.arms(only=(arm,), **(CELL | {"mono": 0, "steps": 9, "dropout": 0.0}))[arm]
-    task = case.job(config, 0, *case.training_pairs(config, 0))
+    rng, longest = np.random.default_rng(0), 60 if arm == "dictionary" else 30
+    texts = lambda most: [rng.integers(20, 120, n).tolist() for n in rng.integers(3, most, 40)]
+    task = case.job(config, 0, (texts(longest), texts(30)))
     run = object.__new__(case._Captured)
     run.job, run.steps, run.model = task, len(task.plan), case.build(*task.model, seed=task.seed).train()
     run.plan, run.at, run.losses = torch.from_numpy(task.plan), torch.zeros(1, dtype=torch.long), torch.zeros(run.steps)

@@ -1,4 +1,5 @@
 """Translation: pairs and their faults, tokens, model, decoding, engines that fail, round trips, back-translation, arms and scores; without network."""
+import dataclasses
 import sys
 import warnings
 
@@ -483,6 +484,122 @@ def test_baselines_learn_the_grammar():
     assert table["lamp"] == "Lampe" and table["kitchen"] == "Küche" and table["garden"] == "Garten"
     assert case.by_dictionary({"lamp": "灯", "red": "红"}, ["red lamp, xyz"], "zh") == ["红灯,xyz"]
     assert case.by_memory(p["train"], p["train"].sources[:5]) == list(p["train"].targets[:5])
+
+
+def test_words_are_looked_up_and_placeholders_stand_once():
+    table = {"red": "roja", "lamp": "lámpara", "home": "home", "{0}": "de", "at": "{0}"}
+    assert case.annotated(table, ["Red lamp at {0} home, xyz."], "es") == ["Red roja lamp lámpara at {0} home , xyz ."]
+    assert case.annotated({"red": "红", "lamp": "灯"}, ["red lamp"], "zh") == ["red红 lamp灯"]                 # no space before Chinese, as in a Chinese sentence
+
+
+def test_folds_keep_components_together(monkeypatch):
+    rows = {"train": {"id": list("abcdefgh"), "source": ["x", "x", "y", "y", "z", "z", "several", "several"]}}
+    monkeypatch.setattr(case, "load", lambda data: rows)
+    part = lambda ids: case.Pairs(tuple(ids), tuple(ids), tuple(ids), "es", "train")
+    fold = dict(zip("hgfedcba", case.folds_of("any", part("hgfedcba"), 3)))
+    assert fold["a"] == fold["b"] and fold["c"] == fold["d"] and fold["e"] == fold["f"] and len({fold["a"], fold["c"], fold["e"]}) == 3 and fold["g"] != fold["h"]
+    rows["train"]["source"] = ["x"] * 8
+    assert np.bincount(case.folds_of("any", part("abcdefgh"), 3)).tolist() == [3, 3, 2]          # one source: dealt out one by one
+
+
+def test_a_training_pair_never_teaches_its_own_dictionary():
+    p = case.pool("toy_parallel", "de")["train"].sample(60)
+    odd = case.Pairs(("odd",), ("frobnicate the lamp",), ("frobniziere die Lampe",), "de", "train")
+    both = case.Pairs(p.ids + odd.ids, p.sources + odd.sources, p.targets + odd.targets, "de", "train")
+    fold = np.arange(61) % 4
+    line = case.looked_up(both, fold)[-1]
+    assert "frobnicate" in case.dictionary(both) and line.startswith("frobnicate the") and "Lampe" in line
+    other = dataclasses.replace(both, targets=p.targets + ("etwas ganz anderes",))
+    assert case.looked_up(other, fold)[-1] == line                                                # its own answer does not reach it
+    assert len({case.annotated(case.dictionary(x), x.sources, "de")[-1] for x in (both, other)}) == 2      # without folds it would
+    assert case.looked_up(both, fold, case.by_dictionary)[-1].startswith("frobnicate")
+    with pytest.raises(ValueError, match="one fold"):
+        case.looked_up(both, np.zeros(61, int))
+
+
+def test_the_dictionary_arm_reads_what_it_was_trained_on(tok):
+    config = case.arms(only=("dictionary",), **(CELL | {"mono": 0}))["dictionary"]
+    real, _ = case.halves(config, 1)
+    (sources_, targets), extra = case.training_pairs(config, 1)
+    assert extra == ([], []) and targets == case.encode(tok, real.targets)
+    assert tok.batch_decode(sources_, skip_special_tokens=True) == case.looked_up(real, case.folds_of("toy_parallel", real))
+    assert case.lexicon(config, 1) == case.dictionary(real) != case.lexicon(config, 2)            # at test: of all real pairs of this seed
+    model = case.build(len(tok), 32, 1)
+    reader = case.translator(config, model, seed=1)
+    assert reader.encode(["Open the lamp."]) == case.encode(tok, case.annotated(case.dictionary(real), ["Open the lamp."], "zh"))
+    assert reader.spec != case.translator(config, model, seed=2).spec and reader.spec == case.translator(config, model, seed=1).spec      # a cache must not mix them up
+    got = case.trial(config, 1)
+    assert {"bleu", "chrf", "bleu_4"} <= set(got) and T.weights_hash(case.trained(config, 1)) == T.weights_hash(case.fit(case.job(config, 1, *case.training_pairs(config, 1)))[0])
+
+
+def test_confidence_is_the_mean_log_probability(model, tok):
+    p = case.pool("toy_parallel", "zh")["test"][:7]
+    reader = T.Seq2Seq(model, tok)
+    got = case.confidence(reader, p.sources, p.targets, batch=3)
+    for i in range(7):
+        ids, labels = (torch.tensor(case.encode(tok, [t])) for t in (p.sources[i], p.targets[i]))
+        assert got[i] == pytest.approx(-float(case.token_nll(model, ids, labels).detach()), abs=1e-4)
+    with pytest.raises(ValueError, match="as many of both"):
+        case.confidence(reader, ["a"], [])
+
+
+def test_the_threshold_sends_the_unsure_to_the_dictionary():
+    right = [f"richtig Nummer {i} hier" for i in range(20)]
+    sure, outputs, lines = np.linspace(-2, -0.1, 20), ["falsch"] * 8 + right[8:], right[:8] + ["falsch"] * 12
+    cut = case.threshold(sure, outputs, lines, right, "de")
+    assert case.unsure(sure, outputs, lines, cut) == right
+    assert case.threshold(sure, right, lines, right, "de") < sure[1] and case.unsure(sure, right, lines, -np.inf) == right       # a good model keeps its word
+    assert case.threshold(sure, ["falsch"] * 20, right, right, "de") > sure[-2] and case.unsure(sure, ["falsch"] * 20, right, np.inf) == right
+    with pytest.raises(ValueError):
+        case.unsure(sure, right[:3], lines, 0.0)
+
+
+def test_long_sources_fit_the_captured_shapes(monkeypatch):
+    lengths = np.array([[8, 5], [20, 9], [33, 16], [40, 12], [64, 32], [10, 17]])
+    rows, widths = case.schedule(6, 0, 30, 1, lengths, seed=0, buckets=(16, 32), wide=2)
+    assert {(int(r), *w) for r, w in zip(rows[:, 0], widths.tolist())} == {(0, 32, 16), (1, 32, 16), (2, 64, 32), (3, 64, 32), (4, 64, 32), (5, 64, 32)}
+    monkeypatch.setattr(case, "_device", lambda: type("Card", (), {"type": "cuda", "__str__": lambda s: "cuda"})())
+    monkeypatch.setattr(case, "pad", lambda rows, value, device: T.pad(rows, value))
+    config = case.arms(only=("dictionary", "base"), **(CELL | {"mono": 0}))
+    pairs = [[5] * 60, [5] * 65, [5] * 9], [[6] * 30, [6] * 9, [6] * 33]                          # the second and the third do not fit
+    task = case.job(config["dictionary"], 0, pairs)
+    assert tuple(task.sources.shape) == (1, 64) and tuple(task.targets.shape) == (1, 32) and set(map(tuple, task.widths.tolist())) == {(64, 32)}
+    task = case.job(config["base"], 0, ([[5] * 9, [5] * 33], [[6] * 9, [6] * 9]))
+    assert tuple(task.sources.shape) == (1, 32) and set(map(tuple, task.widths.tolist())) == {(16, 16)}
+
+
+@pytest.mark.parametrize("arm", ["base", "dictionary"])
+def test_the_captured_step_is_the_plain_step(arm, monkeypatch):
+    "What a CUDA graph replays, run here without a graph: rows by the counter, rates by the counter, one pair of widths for each step."
+    monkeypatch.setattr(case, "_device", lambda: type("Card", (), {"type": "cuda", "__str__": lambda s: "cuda"})())
+    monkeypatch.setattr(case, "pad", lambda rows, value, device: T.pad(rows, value))
+    config = case.arms(only=(arm,), **(CELL | {"mono": 0, "steps": 9, "dropout": 0.0}))[arm]
+    rng, longest = np.random.default_rng(0), 60 if arm == "dictionary" else 30
+    texts = lambda most: [rng.integers(20, 120, n).tolist() for n in rng.integers(3, most, 40)]
+    task = case.job(config, 0, (texts(longest), texts(30)))
+    run = object.__new__(case._Captured)
+    run.job, run.steps, run.model = task, len(task.plan), case.build(*task.model, seed=task.seed).train()
+    run.plan, run.at, run.losses = torch.from_numpy(task.plan), torch.zeros(1, dtype=torch.long), torch.zeros(run.steps)
+    run.rates = torch.tensor([case.rate(t, run.steps, task.lr) for t in range(run.steps)])
+    run.optimizer = case._optimizer(run.model, torch.tensor(task.lr), fused=True)
+    for widths in task.widths.tolist():
+        run.optimizer.zero_grad(set_to_none=True)
+        run._one(*widths)
+    model, losses = case.fit(task)
+    assert torch.allclose(run.losses, losses, atol=1e-5) and losses[0] != losses[-1]
+    pairs = zip(run.model.named_parameters(), model.parameters())                                  # a key's bias moves no softmax: its gradient is rounding
+    assert all(torch.allclose(a, b, atol=1e-3) for (name, a), b in pairs if not name.endswith("k_proj.bias"))
+    assert (task.widths[:, 0] == task.widths[:, 1] * (2 if arm == "dictionary" else 1)).all()
+
+
+def test_an_untrained_model_says_what_it_looks_at(tok):
+    model, words = case.build(len(tok), 64, 1, dropout=0.0, seed=3).eval(), torch.arange(20, 120)
+    ids = words[:, None].repeat(1, 5)
+    rank = lambda m: float((lambda z: (z > z.gather(1, words[:, None])).sum(1).float().median())(m(input_ids=ids, decoder_input_ids=torch.full((100, 1), tok.pad_token_id)).logits[:, 0]))
+    assert rank(model) < 0.2 * len(tok)
+    with torch.no_grad():
+        model.model.decoder.layers[0].encoder_attn.v_proj.weight.normal_(0, 64**-0.5, generator=torch.Generator().manual_seed(0))
+    assert rank(model) > 0.35 * len(tok)
 
 
 def test_copying_beats_chance():

@@ -29,13 +29,14 @@ from ..data.sources import load, normalise
 from ..measure.stats import Effect
 
 # %% auto #0
-__all__ = ['LANGUAGES', 'SPECIAL', 'SMOOTHING', 'CLIP', 'MARKS', 'SHIFT', 'ARMS', 'BUCKETS', 'BEAMS', 'NOISE', 'Pairs', 'faults',
-           'number_placeholders', 'pool', 'train_tokenizer', 'tokenizer', 'encode', 'build', 'token_nll', 'attention',
-           'causal', 'split_heads', 'attend', 'leak', 'cross_attention', 'Job', 'schedule', 'rate', 'fit', 'fit_many',
-           'copying', 'bleu_options', 'scores', 'signatures', 'paired_bootstrap', 'pieces', 'units', 'dictionary',
-           'by_dictionary', 'by_memory', 'placeholder_table', 'families', 'retune', 'shift_sets', 'shift_trial', 'arms',
-           'halves', 'vocabulary', 'job', 'helper', 'translator', 'made', 'synonyms', 'training_pairs', 'outputs',
-           'test_pairs', 'translated', 'scored', 'trained', 'trial', 'ahead']
+__all__ = ['LANGUAGES', 'SPECIAL', 'SMOOTHING', 'CLIP', 'FOLDS', 'MARKS', 'SHIFT', 'ARMS', 'BUCKETS', 'BEAMS', 'NOISE', 'Pairs',
+           'faults', 'number_placeholders', 'pool', 'train_tokenizer', 'tokenizer', 'encode', 'build', 'token_nll',
+           'attention', 'causal', 'split_heads', 'attend', 'leak', 'cross_attention', 'Job', 'schedule', 'rate', 'fit',
+           'fit_many', 'copying', 'bleu_options', 'scores', 'signatures', 'paired_bootstrap', 'pieces', 'units',
+           'dictionary', 'by_dictionary', 'by_memory', 'annotated', 'folds_of', 'looked_up', 'Lookup', 'confidence',
+           'unsure', 'threshold', 'placeholder_table', 'families', 'retune', 'shift_sets', 'shift_trial', 'arms',
+           'halves', 'vocabulary', 'job', 'helper', 'lexicon', 'translator', 'made', 'synonyms', 'training_pairs',
+           'outputs', 'test_pairs', 'translated', 'scored', 'trained', 'trial', 'ahead']
 
 # %% ../../nbs/cases/82_translation.ipynb #c82pairs
 LANGUAGES = ("de", "es", "fr", "zh")
@@ -169,7 +170,7 @@ def _template(tokens: int, width: int, layers: int, heads: int, dropout: float, 
 def build(tokens: int, width: int = 64, layers: int = 1, heads: int = 4, dropout: float = 0.1, seed: int = 0, device="cpu"):
     """A Transformer encoder-decoder from a MarianConfig: `layers` on each side, width d, feed-forward 4 d, one embedding table for source, target and output.
 
-    Matrices start with standard deviation d^-1/2: Marian's default of 0.02 makes a small model's words fainter than its sinusoidal positions. Raises ValueError if heads do not divide the width."""
+    Matrices start with standard deviation d^-1/2: Marian's default of 0.02 makes a small model's words fainter than its sinusoidal positions. Values and output of the cross-attention start as the identity: what the decoder looks at, it can say at once, since source and output share one table. Raises ValueError if heads do not divide the width."""
     if width % heads:
         raise ValueError(f"width {width} is not a multiple of {heads} heads")
     model = copy.deepcopy(_template(tokens, width, layers, heads, dropout, str(device)))
@@ -178,6 +179,9 @@ def build(tokens: int, width: int = 64, layers: int = 1, heads: int = 4, dropout
         for p in model.parameters():
             if p.ndim > 1 and p.requires_grad:
                 p.normal_(0, width**-0.5, generator=draw)
+        for block in (layer.encoder_attn for layer in model.model.decoder.layers):
+            block.v_proj.weight.copy_(torch.eye(width))
+            block.out_proj.weight.copy_(torch.eye(width))
         model.get_input_embeddings().weight[model.config.pad_token_id] = 0
     return model
 
@@ -257,10 +261,10 @@ class Job:
     seed: int
 
 
-def schedule(real: int, extra: int, steps: int, batch: int, lengths: np.ndarray, seed: int, share: float = 0.5, buckets: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
+def schedule(real: int, extra: int, steps: int, batch: int, lengths: np.ndarray, seed: int, share: float = 0.5, buckets: Sequence[int] = (), wide: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Rows of each of `steps` batches: a share of every batch from the `extra` rows (real .. real + extra), the rest from the real ones (0 .. real), each read in shuffled passes.
 
-    Within blocks of 16 batches rows are sorted by length, so that a batch holds similar lengths and little padding. Returns rows (steps, batch) and widths (steps, 2), rounded up to `buckets` (a captured graph has one shape)."""
+    Within blocks of 16 batches rows are sorted by length, so that a batch holds similar lengths and little padding. Returns rows (steps, batch) and widths (steps, 2), rounded up to `buckets` (a captured graph has one shape), for sources to `wide` times a bucket."""
     rng = np.random.default_rng([seed, 2])
     count = round(share * batch) if extra else 0
     draw = lambda n, need: np.concatenate([rng.permutation(n) for _ in range(math.ceil(need / n))])[:need]
@@ -275,7 +279,7 @@ def schedule(real: int, extra: int, steps: int, batch: int, lengths: np.ndarray,
     widths = lengths[rows].max(1)
     if len(buckets):
         up = np.array(sorted(buckets))
-        widths = np.repeat(up[np.searchsorted(up, widths.max(1))][:, None], 2, 1)
+        widths = up[np.searchsorted(up, np.ceil(widths / [wide, 1]).max(1))][:, None] * np.array([wide, 1])
     return rows, widths
 
 
@@ -307,7 +311,7 @@ def _step(model, optimizer, ids, labels):
 def fit(job: Job, start=None, watch=None):
     "Train one model on the CPU, or uncaptured on a GPU, from scratch or on from a copy of `start`; returns (model in evaluation mode, losses (steps,)). watch(quarter, model) is called after each quarter of the steps."
     model = (copy.deepcopy(start) if start is not None else build(*job.model, seed=job.seed, device=job.sources.device)).train()
-    optimizer = _optimizer(model, job.lr, foreach=True)
+    optimizer = _optimizer(model, job.lr, fused=True)
     torch.manual_seed(job.seed)
     losses, steps = [], len(job.plan)
     for t, (rows, (s, g)) in enumerate(zip(torch.from_numpy(job.plan).to(job.sources.device), job.widths.tolist())):
@@ -322,7 +326,7 @@ def fit(job: Job, start=None, watch=None):
 
 # %% ../../nbs/cases/82_translation.ipynb #c82graphs
 class _Captured:
-    """A training whose step is captured as CUDA graphs, one per width: a replay picks its batch by a counter on the card, so the host only says *go*.
+    """A training whose step is captured as CUDA graphs, one per pair of widths (source, target): a replay picks its batch by a counter on the card, so the host only says *go*.
 
     A small model's step is some thousand short kernels; launched one by one they leave the card idle most of the time."""
 
@@ -339,37 +343,37 @@ class _Captured:
         self.stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self.stream):
             start = {k: v.clone() for k, v in self.model.state_dict().items()}
-            every = sorted(set(job.widths[:, 0].tolist()))
-            for width in every:                                      # warm-up outside the graph: optimizer state, library handles, kernels loaded on first use
+            every = sorted(set(map(tuple, job.widths.tolist())))
+            for widths in every:                                     # warm-up outside the graph: optimizer state, library handles, kernels loaded on first use
                 self.optimizer.zero_grad(set_to_none=True)
-                self._one(width)
+                self._one(*widths)
             self.model.load_state_dict(start)
             for state in self.optimizer.state.values():
                 for value in state.values():
                     value.zero_()
             self.at.zero_()
             self.stream.synchronize()
-            for width in every:
+            for widths in every:
                 self.optimizer.zero_grad(set_to_none=True)
-                self.graphs[width] = graph = torch.cuda.CUDAGraph()
+                self.graphs[widths] = graph = torch.cuda.CUDAGraph()
                 graph.capture_begin()
                 try:
-                    self._one(width)
+                    self._one(*widths)
                 finally:
                     graph.capture_end()
             self.optimizer.zero_grad(set_to_none=True)
 
-    def _one(self, width: int):
+    def _one(self, source: int, target: int):
         rows = self.plan.index_select(0, self.at)[0]
         for group in self.optimizer.param_groups:
             group["lr"].copy_(self.rates.index_select(0, self.at)[0])
-        loss = _step(self.model, self.optimizer, self.job.sources.index_select(0, rows)[:, :width], self.job.targets.index_select(0, rows)[:, :width])
+        loss = _step(self.model, self.optimizer, self.job.sources.index_select(0, rows)[:, :source], self.job.targets.index_select(0, rows)[:, :target])
         self.losses.index_copy_(0, self.at, loss[None])
         self.at.add_(1).clamp_(max=self.steps - 1)
 
     def replay(self, t: int):
         with torch.cuda.stream(self.stream):
-            self.graphs[int(self.job.widths[t, 0])].replay()
+            self.graphs[tuple(self.job.widths[t].tolist())].replay()
 
 
 def fit_many(jobs: Sequence[Job]) -> list:
@@ -538,6 +542,82 @@ def by_memory(pairs: Pairs, texts: Sequence[str]) -> list[str]:
     nearest = np.concatenate([np.asarray((vectors.transform(texts[a:a + 256]) @ known.T).argmax(1)).ravel() for a in range(0, len(texts), 256)])
     return [pairs.targets[i] for i in nearest]
 
+# %% ../../nbs/cases/82_translation.ipynb #c82second
+FOLDS = 5
+
+
+def annotated(table: dict[str, str], texts: Sequence[str], lang: str) -> list[str]:
+    "Each text with every word followed by its translation in `table`, where that is another word; placeholders stand once."
+    gap, out = "" if lang == "zh" else " ", []                       # as inside a Chinese sentence: no space before a word
+    for text in texts:
+        found = [(w, table.get(w.lower(), w)) for w in pieces(text)]
+        out.append(" ".join(w if t == w or "{" in w + t else f"{w}{gap}{t}" for w, t in found))
+    return out
+
+
+def folds_of(data: str, pairs: Pairs, folds: int = FOLDS) -> np.ndarray:
+    "The fold (N,) of each *training* pair: strings of one component stay together, as they do between the splits; strings of several components, and cards of one source, are dealt out one by one."
+    rows = load(data)["train"]
+    source = dict(zip(rows["id"][:], rows["source"][:]))
+    names = [source[i] for i in pairs.ids]
+    one = len(set(names)) < 2
+    place = {n: k % folds for k, n in enumerate(sorted(set(names)))}
+    return np.array([k % folds if one or n == "several" else place[n] for k, n in enumerate(names)])
+
+
+def looked_up(pairs: Pairs, fold: np.ndarray, way=annotated) -> list[str]:
+    """`annotated` training sources, each by a dictionary learnt on the *other* folds. fold: (N,), `folds_of`; way: `annotated` or `by_dictionary`.
+
+    A dictionary that has seen the pair knows its rarest word from the answer, which no test string offers: a model trained on such lines trusts them too much. Raises ValueError for fewer than two folds."""
+    if len(np.unique(fold)) < 2:
+        raise ValueError("one fold: no pair is left to learn the dictionary of the others from; give at least two")
+    out = np.empty(len(pairs), object)
+    for f in np.unique(fold):
+        inside, outside = np.flatnonzero(fold == f), np.flatnonzero(fold != f)
+        out[inside] = way(dictionary(pairs[outside]), pairs[inside].sources, pairs.lang)
+    return out.tolist()
+
+
+@dataclass(frozen=True, eq=False)
+class Lookup(Seq2Seq):
+    "A Translator whose model reads each text with its words looked up in `table` (`annotated`)."
+    table: dict = dataclasses.field(default_factory=dict)
+    lang: str = ""
+
+    @property
+    def spec(self) -> str:
+        return f"{super().spec} {hashlib.blake2b(json.dumps(sorted(self.table.items())).encode(), digest_size=8).hexdigest()}"
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return super().encode(annotated(self.table, texts, self.lang))
+
+
+@torch.inference_mode()
+def confidence(reader: Seq2Seq, texts: Sequence[str], outputs: Sequence[str], batch: int = 256) -> np.ndarray:
+    "The mean log-probability per token (N,), the score (82.5), that a Translator's model gives to each output for its text. Raises ValueError for lists of different length."
+    if len(texts) != len(outputs):
+        raise ValueError(f"{len(texts)} texts and {len(outputs)} outputs: give as many of both")
+    tok, model, out = reader.tokenizer, reader.model.eval(), []
+    rows, wanted = reader.encode(texts), [r[:128] for r in encode(tok, outputs)]
+    for a in range(0, len(rows), batch):
+        (ids, mask), (labels, real) = (pad(part[a:a + batch], tok.pad_token_id, model.device) for part in (rows, wanted))
+        shifted = torch.cat([torch.full_like(labels[:, :1], model.config.decoder_start_token_id), labels[:, :-1]], 1)
+        logits = model(input_ids=ids, attention_mask=mask, decoder_input_ids=shifted, use_cache=False).logits.float()
+        logp = logits.log_softmax(-1).gather(-1, labels[..., None])[..., 0] * real
+        out.append((logp.sum(1) / real.sum(1)).cpu())
+    return torch.cat(out).numpy() if out else np.zeros(0)
+
+
+def unsure(sure: np.ndarray, outputs: Sequence[str], lines: Sequence[str], below: float) -> list[str]:
+    "The outputs, and the dictionary's lines where the model is less sure than `below`."
+    return [o if s >= below else l for s, o, l in zip(sure, outputs, lines, strict=True)]
+
+
+def threshold(sure: np.ndarray, outputs: Sequence[str], lines: Sequence[str], targets: Sequence[str], lang: str) -> float:
+    "The confidence below which the lines are better, of 21 quantiles the one with the largest BLEU + chrF. For the validation split: it looks at the references."
+    tries = [-np.inf, *np.quantile(sure, np.linspace(0.05, 0.95, 19)), np.inf]
+    return float(max(tries, key=lambda b: sum(scores(unsure(sure, outputs, lines, b), targets, lang).values())))
+
 # %% ../../nbs/cases/82_translation.ipynb #c82keep
 MARKS = tuple(f"{{{i}}}" for i in range(10))
 
@@ -620,7 +700,7 @@ def shift_trial(config: dict, seed: int) -> dict[str, float]:
     return out
 
 # %% ../../nbs/cases/82_translation.ipynb #c82arms
-ARMS = ("base", "copies", "round_trip", "synonyms", "bt", "bt_sampled", "bt_noised", "bt_tagged", "forward", "more_real", "multilingual")
+ARMS = ("base", "copies", "round_trip", "synonyms", "bt", "bt_sampled", "bt_noised", "bt_tagged", "forward", "more_real", "multilingual", "dictionary")
 _KEYS = ("data", "lang", "langs", "n", "mono", "steps", "batch", "width", "layers", "vocab", "words", "lr", "dropout", "test")
 
 
@@ -653,15 +733,15 @@ BUCKETS = (16, 32)
 
 
 def job(config: dict, seed: int, real: tuple[list, list], extra: tuple[list, list] = ((), ()), share: float = 0.5) -> Job:
-    "A training on `real` (token lists of sources and targets) and, in a `share` of every batch, `extra`. Pairs longer than the largest bucket are left out (`BUCKETS`, in tokens)."
-    device, most = _device(), BUCKETS[-1]
-    fits = lambda part: [(s, t) for s, t in zip(*part) if max(len(s), len(t)) <= most]
+    "A training on `real` (token lists of sources and targets) and, in a `share` of every batch, `extra`. Pairs longer than the largest bucket are left out (`BUCKETS`, in tokens; a source with its translations may be twice as long)."
+    device, most, wide = _device(), BUCKETS[-1], 2 if config.get("arm") == "dictionary" else 1
+    fits = lambda part: [(s, t) for s, t in zip(*part) if len(s) <= wide * most and len(t) <= most]
     first, second = fits(real), fits(extra)
     sources, targets = ([pair[side] for pair in (*first, *second)] for side in (0, 1))
     lengths = np.array([list(map(len, sources)), list(map(len, targets))]).T
-    plan, widths = schedule(len(first), len(second), config["steps"], config["batch"], lengths, seed, share, buckets=BUCKETS if device.type == "cuda" else ())
-    table = lambda rows: pad([*rows, [0] * most], SPECIAL.index("<pad>"), device)[0][:-1]            # the last row only sets the width
-    return Job(table(sources), table(targets), plan, widths, (len(vocabulary(config)), config["width"], config["layers"], 4, config["dropout"]), config["lr"], seed)
+    plan, widths = schedule(len(first), len(second), config["steps"], config["batch"], lengths, seed, share, BUCKETS if device.type == "cuda" else (), wide)
+    table = lambda rows, width: pad([*rows, [0] * width], SPECIAL.index("<pad>"), device)[0][:-1]    # the last row only sets the width
+    return Job(table(sources, wide * most), table(targets, most), plan, widths, (len(vocabulary(config)), config["width"], config["layers"], 4, config["dropout"]), config["lr"], seed)
 
 # %% ../../nbs/cases/82_translation.ipynb #c82helpers
 _SHARED: dict[tuple, object] = {}                                   # trained helpers and made sides of this process: shared by the arms of a seed
@@ -691,8 +771,22 @@ def helper(config: dict, seed: int, what: str):
     return _SHARED[key]
 
 
-def translator(config: dict, model, beams: int = 1, sample: bool = False, tag: str = "") -> Seq2Seq:
-    return Seq2Seq(_ready(model), vocabulary(config), beams=beams, sample=sample, tags=(tag,) if tag else (), name="82", longest=BUCKETS[-1], grow=1.5)
+@functools.lru_cache(maxsize=64)
+def _table(data: str, lang: str, words: int, n: int, mono: int, seed: int) -> dict[str, str]:
+    return dictionary(halves({"data": data, "lang": lang, "words": words, "n": n, "mono": mono}, seed)[0])
+
+
+def lexicon(config: dict, seed: int) -> dict[str, str]:
+    "The dictionary learnt from all real pairs of a seed, once per process: what a test string is looked up in."
+    return _table(*(config[k] for k in ("data", "lang", "words", "n", "mono")), seed)
+
+
+def translator(config: dict, model, beams: int = 1, sample: bool = False, tag: str = "", seed: int = 0) -> Seq2Seq:
+    "A model as a Translator; for the arm `dictionary` of a seed, one that looks words up in the dictionary of the seed's real pairs."
+    how = dict(beams=beams, sample=sample, tags=(tag,) if tag else (), name="82")
+    if config.get("arm") == "dictionary":                                # a source with its translations is about twice as long
+        return Lookup(_ready(model), vocabulary(config), longest=2 * BUCKETS[-1], grow=0.75, table=lexicon(config, seed), lang=config["lang"], **how)
+    return Seq2Seq(_ready(model), vocabulary(config), longest=BUCKETS[-1], grow=1.5, **how)
 
 
 BEAMS = 4
@@ -744,6 +838,8 @@ def training_pairs(config: dict, seed: int) -> tuple[tuple[list, list], tuple[li
     own = encode(tok, real.sources, tag), encode(tok, real.targets)
     if arm == "base":
         return own, ([], [])
+    if arm == "dictionary":
+        return (encode(tok, looked_up(real, folds_of(config["data"], real))), own[1]), ([], [])
     if arm == "copies":
         return own, own
     if arm == "more_real":
@@ -780,16 +876,16 @@ def test_pairs(config: dict) -> Pairs:
     return test.sample(config["test"], seed=0) if config["test"] else test
 
 
-def _greedily(config: dict, model, texts: Sequence[str]) -> list[str]:
+def _greedily(config: dict, model, texts: Sequence[str], seed: int = 0) -> list[str]:
     import warnings
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")                              # lines cut at the limit are scored as they are
-        return translate(translator(config, model, tag=f"<2{config['lang']}>" if config["arm"] == "multilingual" else ""), texts, batch=1 << 20)
+        return translate(translator(config, model, tag=f"<2{config['lang']}>" if config["arm"] == "multilingual" else "", seed=seed), texts, batch=1 << 20)
 
 
-def translated(config: dict, model) -> list[str]:
-    "The test split in the model's words, greedily."
-    return _greedily(config, model, test_pairs(config).sources)
+def translated(config: dict, model, seed: int = 0) -> list[str]:
+    "The test split in the words of the seed's model, greedily."
+    return _greedily(config, model, test_pairs(config).sources, seed)
 
 
 def scored(config: dict, seed: int, got: Sequence[str], numbers: dict | None = None) -> dict[str, float]:
@@ -809,16 +905,21 @@ def _weights_file(config: dict, seed: int):
     return _outputs_file(config, seed).with_suffix(".safetensors")
 
 
+def _alone(config: dict) -> bool:
+    "Is it trained on real pairs alone, with or without their dictionary?"
+    return config["arm"] in ("base", "dictionary") and not config["mono"]
+
+
 def _keep(config: dict, seed: int, model) -> None:
     "Keep the weights of a model trained on real pairs alone, for `trained`."
-    if config["arm"] == "base" and not config["mono"]:
+    if _alone(config):
         from safetensors.torch import save
         with kit.whole_file(_weights_file(config, seed)) as f:
             f.write(save({k: v.detach().cpu().clone() for k, v in model.state_dict().items()}))
 
 
 def trained(config: dict, seed: int):
-    "The model of a `base` trial without monolingual text (mono = 0), from the cache or trained now."
+    "The model of a `base` or `dictionary` trial without monolingual text (mono = 0), from the cache or trained now."
     from safetensors import SafetensorError
     from safetensors.torch import load as read
     model = build(len(vocabulary(config)), config["width"], config["layers"], 4, config["dropout"], seed)
@@ -831,10 +932,10 @@ def trained(config: dict, seed: int):
         return model
 
 
-def _path(config: dict, quarter: int, model) -> dict[str, float]:
+def _path(config: dict, quarter: int, model, seed: int) -> dict[str, float]:
     "Validation scores (300 sentences at most) of a model that is still in training."
     part = pool(config["data"], config["lang"], config["words"])["validation"].sample(300)
-    return {f"{k}_{quarter}": v for k, v in scores(_greedily(config, model, part.sources), part.targets, config["lang"]).items()}
+    return {f"{k}_{quarter}": v for k, v in scores(_greedily(config, model, part.sources, seed), part.targets, config["lang"]).items()}
 
 
 def trial(config: dict, seed: int) -> dict[str, float]:
@@ -843,12 +944,12 @@ def trial(config: dict, seed: int) -> dict[str, float]:
     if found is not None:
         return found
     task, path = job(config, seed, *training_pairs(config, seed)), {}
-    if config["arm"] == "base" and not config["mono"] and task.sources.device.type != "cuda":
-        model, losses = fit(task, watch=lambda quarter, m: path.update(_path(config, quarter, m)))
+    if _alone(config) and task.sources.device.type != "cuda":
+        model, losses = fit(task, watch=lambda quarter, m: path.update(_path(config, quarter, m, seed)))
     else:
         model, losses = fit_many([task])[0]
     _keep(config, seed, model)
-    return scored(config, seed, translated(config, model)) | {"loss": float(losses[-10:].mean())} | path
+    return scored(config, seed, translated(config, model, seed)) | {"loss": float(losses[-10:].mean())} | path
 
 # %% ../../nbs/cases/82_translation.ipynb #c82ahead
 def ahead(experiment, side_by_side: int = 1) -> float:
@@ -868,7 +969,7 @@ def ahead(experiment, side_by_side: int = 1) -> float:
     for begin in range(0, len(todo), side_by_side):
         names, group = todo[begin:begin + side_by_side], cells[begin:begin + side_by_side]
         trained = fit_many([job(c, s, *training_pairs(c, s)) for c, s in group])
-        texts = [translated(c, model) for (c, _), (model, _) in zip(group, trained)]
+        texts = [translated(c, model, s) for (c, s), (model, _) in zip(group, trained)]
         work = Parallel(n_jobs=min(8, len(group), os.cpu_count() or 1) if _device().type == "cuda" else 1)
         numbers = work(delayed(scores)(t, test_pairs(c).targets, c["lang"]) for (c, _), t in zip(group, texts))
         for (c, s), (model, losses), t, n in zip(group, trained, texts, numbers):

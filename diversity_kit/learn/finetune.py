@@ -5,6 +5,7 @@
 # %% ../../nbs/learn/63_finetune.ipynb #ft-imports
 from __future__ import annotations
 
+import math
 import re
 import signal
 from collections import Counter
@@ -23,18 +24,42 @@ from ..foundations.risk import augmented_risk
 from ..fusion.mixture import Schedule, Source, temperature_shares
 
 # %% auto #0
-__all__ = ['UNLABELLED', 'view_loss', 'ViewCollator', 'encode_labels', 'is_test', 'SourceSampler', 'arguments',
-           'check_checkpoint', 'AugmentedTrainer', 'overfit_one_batch', 'label_shuffle']
+__all__ = ['UNLABELLED', 'consistency_loss', 'view_loss', 'ViewCollator', 'encode_labels', 'is_test', 'SourceSampler',
+           'arguments', 'check_checkpoint', 'AugmentedTrainer', 'overfit_one_batch', 'label_shuffle', 'fit_views']
 
 # %% ../../nbs/learn/63_finetune.ipynb #ft-loss
 UNLABELLED = -100
 
 
-def view_loss(logits: torch.Tensor, labels: torch.Tensor, views: int, weights: Sequence[float] | None = None, consistency: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Equation (63.1) as sums: (sum over labelled examples of the weighted loss, sum over all examples of the mean KL of their views times `consistency`).
+def _check_teacher(sharpen: float, confidence: float) -> None:
+    if not (math.isfinite(sharpen) and sharpen >= 0):
+        raise ValueError(f"sharpen={sharpen}: the temperature of the teacher's target must be 1 (as it is), smaller, or 0 (its first choice alone)")
+    if not 0 <= confidence <= 1:
+        raise ValueError(f"confidence={confidence} is compared with a probability: it must lie between 0 and 1")
 
-    logits: (B * views, C), the views of an example side by side, the original first; labels: (B,), -100 for none. Both sums are scalars in nats
-    with their graph. Raises ValueError if the rows are no multiple of views, or do not fit the labels."""
+
+def consistency_loss(teacher: torch.Tensor, views: torch.Tensor, sharpen: float = 1.0, confidence: float = 0.0) -> torch.Tensor:
+    """Equation (63.2), (n,) in nats with its graph: the mean over a text's views of KL(target || prediction for the view), 0 where the teacher is less sure than `confidence`.
+
+    teacher: (n, C) logits for the original, which get no gradient; views: (n, K, C) logits; sharpen: temperature T of the target, 0 its first choice alone.
+    Raises ValueError for no texts, shapes that do not fit, T < 0, or a confidence outside [0, 1]. Source: Xie et al. 2020, section 2."""
+    _check_teacher(sharpen, confidence)
+    if teacher.dim() != 2 or views.dim() != 3 or (len(teacher), teacher.shape[1]) != (len(views), views.shape[2]) or not views.shape[1]:
+        raise ValueError(f"a teacher (n, C) and views (n, K, C) are needed, got {tuple(teacher.shape)} and {tuple(views.shape)}")
+    if not len(teacher):
+        raise ValueError("no texts: consistency over nothing is undefined")
+    z = teacher.detach().float()
+    target = F.softmax(z / sharpen, -1) if sharpen else F.one_hot(z.argmax(-1), z.shape[-1]).float()
+    each = F.kl_div(F.log_softmax(views.float(), -1), target[:, None].expand_as(views), reduction="none").sum(-1).mean(1)
+    return each * (F.softmax(z, -1).amax(-1) >= confidence)
+
+
+def view_loss(logits: torch.Tensor, labels: torch.Tensor, views: int, weights: Sequence[float] | None = None, consistency: float = 0.0, sharpen: float = 1.0,
+              confidence: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Equation (63.1) as sums: (sum over labelled examples of the weighted loss, `consistency` times the sum over all examples of (63.2)).
+
+    logits: (B * views, C), the views of an example side by side, the original first; labels: (B,), -100 for none; sharpen and confidence as in `consistency_loss`.
+    Both sums are scalars in nats with their graph. Raises ValueError if the rows are no multiple of views, or do not fit the labels."""
     if logits.dim() != 2 or len(logits) != views * len(labels):
         raise ValueError(f"logits {tuple(logits.shape)} are not {views} views of {len(labels)} examples")
     classes, known = logits.shape[-1], labels != UNLABELLED
@@ -43,8 +68,7 @@ def view_loss(logits: torch.Tensor, labels: torch.Tensor, views: int, weights: S
     supervised = augmented_risk(losses, weights) * len(losses) if len(losses) else logits.sum() * 0.0
     if not consistency or views == 1:
         return supervised, logits.sum() * 0.0
-    teacher = F.log_softmax(by_view[:, :1].detach(), -1).expand(-1, views - 1, -1)
-    return supervised, consistency * F.kl_div(F.log_softmax(by_view[:, 1:], -1), teacher, reduction="none", log_target=True).sum(-1).mean(1).sum()
+    return supervised, consistency * consistency_loss(by_view[:, 0], by_view[:, 1:], sharpen, confidence).sum()
 
 # %% ../../nbs/learn/63_finetune.ipynb #ft-collate
 class ViewCollator:
@@ -193,20 +217,24 @@ class AugmentedTrainer(Trainer):
 
     model: a sequence-classification model; train_dataset, eval_dataset: datasets.Dataset with columns text, label (whole numbers, None: unlabelled) and, if the
     views shall not depend on the text, id; tokenizer; transform and copies: K views of each training example, drawn anew each epoch (fresh=False: once);
-    weights: (K+1,) of the views; consistency: lambda; temperature: mix the rows' column `source` by it; patience: evaluations without a better score
+    weights: (K+1,) of the views; consistency: lambda, with sharpen (T) and confidence of its teacher; temperature: mix the rows' column `source` by it (math.inf: as many
+    from each, so that few labelled rows meet many unlabelled ones in every batch); patience: evaluations without a better score
     before training stops (0: never); max_test_reads: how often test rows may be scored.
     Raises ValueError for a development set marked as test, training rows marked as test, a tokenizer with more tokens than the model has, labels outside
-    the model's classes, or a single class."""
+    the model's classes, a single class, or consistency without copies or with a teacher that `consistency_loss` refuses."""
 
     def __init__(self, model, args: TrainingArguments, train_dataset, eval_dataset=None, tokenizer=None, transform: Transform | None = None, copies: int = 0, weights: Sequence[float] | None = None,
-                 consistency: float = 0.0, temperature: float | None = None, max_length: int = 128, patience: int = 0, fresh: bool = True, max_test_reads: int = 1, callbacks=(), **more):
-        if transform is not None and copies < 1:
-            raise ValueError(f"copies={copies}: a transform needs at least one copy to make")
+                 consistency: float = 0.0, temperature: float | None = None, max_length: int = 128, patience: int = 0, fresh: bool = True, max_test_reads: int = 1, callbacks=(),
+                 sharpen: float = 1.0, confidence: float = 0.0, **more):
+        if (transform is not None or consistency) and copies < 1:
+            raise ValueError(f"copies={copies}: {'a transform' if transform is not None else 'consistency'} needs at least one copy to make")
+        _check_teacher(sharpen, confidence)
         for name, ds in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             if is_test(ds):
                 raise ValueError(f"{name} is marked as a test split: choose models on development rows; the test split is for predict(), once")
         self._check_fit(model, tokenizer, train_dataset)
-        self.copies, self.weights, self.consistency, self.max_test_reads, self.test_reads = copies, weights, consistency, max_test_reads, 0
+        self.copies, self.weights, self.max_test_reads, self.test_reads = copies, weights, max_test_reads, 0
+        self.consistency, self.teacher = consistency, {"sharpen": sharpen, "confidence": confidence}
         self.collator = ViewCollator(tokenizer, transform, copies, max_length, args.seed, fresh)
         self._plain = ViewCollator(tokenizer, None, 0, max_length)
         self.sampler = None if temperature is None else SourceSampler(train_dataset["source"][:], temperature, args.seed)
@@ -255,7 +283,7 @@ class AugmentedTrainer(Trainer):
             text = self.processing_class.decode(inputs["input_ids"][int(bad[0])], skip_special_tokens=True)
             raise FloatingPointError(f"the model's scores in step {self.state.global_step + 1} are not finite for {len(bad)} of {len(outputs.logits)} texts, the first is {text[:60]!r}; nothing was "
                                      "updated. Look at that text, then at the learning rate: a smaller one is the usual cure")
-        loss, tie = view_loss(outputs.logits, labels, views, self.weights if views > 1 else None, self.consistency if model.training else 0.0)
+        loss, tie = view_loss(outputs.logits, labels, views, self.weights if views > 1 else None, self.consistency if model.training else 0.0, **self.teacher)
         rows = num_items_in_batch if num_items_in_batch is not None and int(num_items_in_batch) else (labels != UNLABELLED).sum().clamp(min=1)
         total = loss / rows + tie / (len(labels) * (self.current_gradient_accumulation_steps if model.training and num_items_in_batch is not None else 1))
         return (total, {"loss": total, "logits": outputs.logits}) if return_outputs else total
@@ -327,3 +355,33 @@ def label_shuffle(rows, seed: int = 0):
     order = np.random.default_rng(seed).permutation(len(rows))
     labels = rows["label"][:]
     return rows.remove_columns("label").add_column("label", [labels[i] for i in order])
+
+# %% ../../nbs/learn/63_finetune.ipynb #ft-few
+def fit_views(model: torch.nn.Module, labelled: torch.Tensor, labels: torch.Tensor, unlabelled: torch.Tensor | None = None, steps: int = 150, consistency: float = 0.0, sharpen: float = 1.0,
+              confidence: float = 0.0, batch: int = 128, lr: float = 3e-3, weight_decay: float = 0.1, seed: int = 0) -> torch.nn.Module:
+    """Train a model of *vectors* (a head on a frozen encoder) by (63.1), in place, with AdamW and a rate that falls to 0; returns it in evaluation mode.
+
+    labelled: (n, K+1, d) with labels (n,), all of them in every step; unlabelled: (m, V+1, d), `batch` of them drawn for a step; the original is the first view.
+    consistency 0 is training on the labels alone, to the bit. Raises ValueError for shapes that do not fit, consistency without unlabelled rows or without a view of them, and what `consistency_loss` refuses."""
+    if labelled.dim() != 3 or len(labelled) != len(labels) or not len(labels):
+        raise ValueError(f"labelled vectors (n, K+1, d) and labels (n,) are needed, got {tuple(labelled.shape)} and {tuple(labels.shape)}")
+    if consistency and (unlabelled is None or not len(unlabelled)):
+        raise ValueError(f"consistency={consistency} without unlabelled rows: pass them as (m, V+1, d), or set consistency=0")
+    if consistency and (unlabelled.dim() != 3 or unlabelled.shape[1] < 2 or unlabelled.shape[2] != labelled.shape[2]):
+        raise ValueError(f"unlabelled vectors must be (m, V+1, {labelled.shape[2]}), the original and at least one view, got {tuple(unlabelled.shape)}")
+    _check_teacher(sharpen, confidence)
+    draws = torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+    model.train()
+    for _ in range(steps):
+        loss = view_loss(model(labelled.flatten(0, 1)), labels, labelled.shape[1])[0] / len(labels)
+        if consistency:
+            rows = unlabelled[torch.randint(len(unlabelled), (batch,), generator=draws).to(unlabelled.device)]
+            none = torch.full((batch,), UNLABELLED, device=rows.device)
+            loss = loss + view_loss(model(rows.flatten(0, 1)), none, rows.shape[1], None, consistency, sharpen, confidence)[1] / batch
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return model.eval()

@@ -2689,6 +2689,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'diversity_kit/measure/ledger.py'),
                                               'diversity_kit.measure.ledger.below_margin': ( 'measure/ledger.html#below_margin',
                                                                                              'diversity_kit/measure/ledger.py'),
+                                              'diversity_kit.measure.ledger.elsewhere': ( 'measure/ledger.html#elsewhere',
+                                                                                          'diversity_kit/measure/ledger.py'),
                                               'diversity_kit.measure.ledger.forest': ( 'measure/ledger.html#forest',
                                                                                        'diversity_kit/measure/ledger.py'),
                                               'diversity_kit.measure.ledger.interval90': ( 'measure/ledger.html#interval90',

@@ -20,8 +20,8 @@ from .experiment import write_atomically
 from .stats import Effect, holm
 
 # %% auto #0
-__all__ = ['VERDICTS', 'Claim', 'below_margin', 'interval90', 'p_text', 'settle', 'read', 'merge', 'table', 'markdown', 'summary',
-           'forest', 'report']
+__all__ = ['VERDICTS', 'Claim', 'below_margin', 'interval90', 'p_text', 'settle', 'read', 'merge', 'table', 'elsewhere',
+           'markdown', 'summary', 'forest', 'report']
 
 # %% ../../nbs/measure/15_ledger.ipynb #f247eae4
 VERDICTS = ("supported", "refuted", "equivalent", "inconclusive")
@@ -200,6 +200,12 @@ def table(records: Iterable[dict] | None = None):
         rows.append({"claim": c["id"], "statement": c["statement"], "published": c["published"] or "-", "ours (95 % interval)": f"{ours} {c['unit']}", "seeds": e["n"],
                      "where": r["where"] if "where" in r else kit.results_dir().name, "minutes": r["minutes"], "verdict": r["verdict"] + ", below the margin" * below_margin(r), "deviations": r["deviations"] or "-"})
     return pd.DataFrame(rows, columns=["claim", "statement", "published", "ours (95 % interval)", "seeds", "where", "minutes", "verdict", "deviations"])
+
+
+def elsewhere(chapter: str):
+    "What other machines found about the claims of a chapter ('63_finetune'): a frame with one row per record, or a sentence if none has run it."
+    found = [r for r in read() if r.get("chapter") == chapter and r["where"] != kit.results_dir().name]
+    return table(found)[["claim", "statement", "ours (95 % interval)", "seeds", "where", "verdict", "deviations"]] if found else "no other machine has run this chapter yet"
 
 
 def markdown(records: Iterable[dict] | None = None) -> str:

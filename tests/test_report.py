@@ -122,7 +122,7 @@ def test_grams_need_no_spaces():
     assert report.grams("不好 ok") == ["不", "好", "ok", "不 好", "好 ok"]
 
 
-BERT = {"pretrain_on": ["toy_sentiment/toy_a"], "vocabulary": 300, "width": 32, "pretrain_steps": 4}
+BERT = {"pretrain_on": ["toy_sentiment/toy_a"], "vocabulary": 300, "width": 32, "pretrain_steps": 4, "pretrain_lr": 2e-3}
 
 
 @pytest.mark.parametrize("model, more", [("bert", BERT), ("minilm-lora", {}), ("minilm-views", {"consistency": 0.0}), ("minilm", {})])

@@ -112,19 +112,19 @@ def _dataset(rows: Rows, split: str):
 
 
 @functools.lru_cache(maxsize=2)
-def _own_bert(sets: tuple, vocabulary: int, width: int, steps: int):
+def _own_bert(sets: tuple, vocabulary: int, width: int, steps: int, lr: float):
     "(tokenizer, masked language model): a small BERT pretrained on the unlabelled training texts of the sets."
     from diversity_kit.learn import pretrain as pre
     texts = [t for s in sets for t in pool(s)["train"].texts]
     tokenizer = pre.train_tokenizer(texts, vocabulary, MAX_LENGTH)
-    return tokenizer, pre.pretrained(tokenizer, (texts,), steps, width)
+    return tokenizer, pre.pretrained(tokenizer, (texts,), steps, width, lr=lr)
 
 
 def _student(config: dict, seed: int):
     "(model, tokenizer, learning rate) of a cell that AugmentedTrainer trains."
     from diversity_kit.learn import peft, pretrain
     if config["model"] == "bert":
-        tokenizer, body = _own_bert(tuple(config["pretrain_on"]), config["vocabulary"], config["width"], config["pretrain_steps"])
+        tokenizer, body = _own_bert(tuple(config["pretrain_on"]), config["vocabulary"], config["width"], config["pretrain_steps"], config["pretrain_lr"])
         return pretrain.classifier(body, 2, seed), tokenizer, BERT_RATE
     model = peft.base_model(config["encoder"], seed=seed)
     torch.manual_seed(seed)
@@ -174,8 +174,8 @@ def rows_of(config: dict, seed: int) -> Rows:
 def log_odds(config: dict, seed: int) -> dict[str, np.ndarray]:
     """Train one model on one arm's rows; log-odds of the development and test rows, {'validation': (n,), 'test': (n,)}.
 
-    config: data, model (a key of MODELS), arm, n, copies, epochs, limit (most rows of a held-out split); encoder for the MiniLM models; pretrain_on, vocabulary, width and
-    pretrain_steps for 'bert'; others for the arm 'other_domain'; consistency for 'minilm-views'. Raises ValueError for an unknown model and what `rows_of` raises."""
+    config: data, model (a key of MODELS), arm, n, copies, epochs, limit (most rows of a held-out split); encoder for the MiniLM models; pretrain_on, vocabulary, width, pretrain_steps and
+    pretrain_lr for 'bert'; others for the arm 'other_domain'; consistency for 'minilm-views'. Raises ValueError for an unknown model and what `rows_of` raises."""
     if config["model"] not in MODELS:
         raise ValueError(f"unknown model {config['model']!r}: one of {', '.join(MODELS)}")
     return MODELS[config["model"]](config, seed, rows_of(config, seed), held_out(config["data"], config["limit"]))

@@ -30,6 +30,7 @@ def cache(monkeypatch, tmp_path):
     monkeypatch.setenv("DIVERSITY_KIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("DIVERSITY_KIT_PROFILE", "smoke")
     monkeypatch.delenv("DIVERSITY_KIT_PROGRESS", raising=False)
+    monkeypatch.delenv("DIVERSITY_KIT_SHARD", raising=False)
     return tmp_path / "cache"
 
 
@@ -62,6 +63,50 @@ def test_a_trial_is_computed_once():
 def test_seeds_are_finished_in_pairs():
     "A run cut short has whole pairs, not all of one arm and none of the other."
     assert Experiment("pairs", ARMS, 2, draw).missing() == [("base", 0), ("augmented", 0), ("base", 1), ("augmented", 1)]
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 20])
+def test_shards_begin_apart_and_cover_everything(monkeypatch, n):
+    everything = Experiment("sharded", ARMS, 6, draw).missing()
+    orders = []
+    for i in range(1, n + 1):
+        monkeypatch.setenv("DIVERSITY_KIT_SHARD", f"{i}/{n}")
+        orders.append(Experiment("sharded", ARMS, 6, draw).missing())
+        assert sorted(orders[-1]) == sorted(everything)
+    own = [everything[len(everything) * k // n: len(everything) * (k + 1) // n] for k in range(n)]
+    assert [o[:len(part)] for o, part in zip(orders, own)] == own                            # none begins with another's
+    helped = [o[len(part):][:1] for o, part in zip(orders, own)]
+    assert all(not h or h[0] == own[(k + 1) % n][-1] for k, h in enumerate(helped) if own[(k + 1) % n])   # and helps at the far end
+
+
+def test_a_shard_does_not_compute_what_another_finished_meanwhile(monkeypatch):
+    other = Experiment("meanwhile", ARMS, 3, draw)
+
+    def nosy(config, seed):
+        if config["shift"] == 0.0 and seed == 0:                                              # while the first trial runs, all others are done elsewhere
+            for arm, s in itertools.product(ARMS, range(3)):
+                if (arm, s) != ("base", 0):
+                    write_atomically(mine.path(arm, s), json.dumps({"arm": arm, "seed": s, "m": -1.0, "seconds": 0.0}))
+        return {"m": 1.0}
+    mine = Experiment("meanwhile", ARMS, 3, nosy)
+    mine.folder.mkdir(parents=True, exist_ok=True)
+    assert mine.run().frame["m"].tolist() == [1.0] + [-1.0] * 5 and other.folder == mine.folder
+
+
+def test_of_two_processes_that_compute_one_trial_the_first_counts_for_both():
+    def late(config, seed):
+        write_atomically(e.path("base", seed), json.dumps({"arm": "base", "seed": seed, "m": 1.0, "seconds": 0.0}))       # the other one, a moment earlier
+        return {"m": 2.0}
+    e = Experiment("race", {"base": {"shift": 0.0}}, 2, late)
+    e.folder.mkdir(parents=True, exist_ok=True)
+    assert e.run().frame["m"].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("text", ["0/3", "4/3", "1", "a/b", "1/0", "-1/3"])
+def test_a_wrong_shard_is_refused(monkeypatch, text):
+    monkeypatch.setenv("DIVERSITY_KIT_SHARD", text)
+    with pytest.raises(ValueError, match="i/n, such as 1/3"):
+        Experiment("wrong", ARMS, 2, draw).run()
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"arm": "base", "seed": 1', '[]', '{"arm": "other", "seed": 1, "accuracy": 1.0}', '{"seed": 1}', "null", "\x00" * 40])

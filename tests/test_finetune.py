@@ -1,4 +1,5 @@
 """learn.finetune: the loss, the views, the Trainer's promises (accumulation, resume, guards) and its faults."""
+import math
 import os
 import signal
 
@@ -11,7 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from diversity_kit.augment.words import Delete, Swap
 from diversity_kit.learn import finetune
-from diversity_kit.learn.finetune import AugmentedTrainer, SourceSampler, ViewCollator, arguments, check_checkpoint, encode_labels, label_shuffle, overfit_one_batch, view_loss
+from diversity_kit.learn.finetune import AugmentedTrainer, SourceSampler, ViewCollator, arguments, check_checkpoint, consistency_loss, encode_labels, fit_views, label_shuffle, overfit_one_batch, view_loss
 
 WORDS = "good bad fine poor warm cold plot cast film story long short really very not a the".split()
 
@@ -77,6 +78,152 @@ def test_unlabelled_rows_have_only_the_consistency_term():
 def test_loss_refuses_rows_that_do_not_fit():
     with pytest.raises(ValueError, match="5, 2.*are not 2 views of 3"):
         view_loss(torch.zeros(5, 2), torch.zeros(3, dtype=torch.long), 2)
+
+
+# ------------------------------------------------------------------------------------------------ consistency on unlabelled rows
+
+def logits(*shape, seed=0, scale=2.):
+    return (scale * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))).requires_grad_(True)
+
+
+def test_consistency_is_torchs_kl_of_the_sharpened_target():
+    z, v = logits(5, 3), logits(5, 2, 3, seed=1)
+    target = torch.distributions.Categorical(logits=z / .4)
+    each = torch.stack([torch.distributions.kl_divergence(target, torch.distributions.Categorical(logits=v[:, k])) for k in (0, 1)])
+    assert torch.allclose(consistency_loss(z, v, sharpen=.4), each.mean(0), atol=1e-5)
+
+
+def test_the_teacher_gets_no_gradient_and_the_views_get_p_minus_q():
+    z, v = logits(4, 3), logits(4, 1, 3, seed=1)
+    to_teacher, to_views = torch.autograd.grad(consistency_loss(z, v, sharpen=.5).sum(), (z, v), allow_unused=True)
+    assert to_teacher is None and torch.allclose(to_views[:, 0], v[:, 0].softmax(-1) - (z / .5).softmax(-1), atol=1e-6)
+
+
+def test_rows_below_the_threshold_contribute_nothing():
+    z, v = torch.tensor([[2., 0.], [.1, 0.], [0., 3.]]), logits(3, 2, 2, seed=1)
+    loss = consistency_loss(z, v, confidence=.8)
+    (g,) = torch.autograd.grad(loss.sum(), v)
+    assert loss[1] == 0 and (g[1] == 0).all() and (loss[[0, 2]] > 0).all() and (g[[0, 2]] != 0).any()
+    assert torch.equal(loss[[0, 2]], consistency_loss(z, v)[[0, 2]])                        # the mask does not rescale the others
+
+
+def test_the_threshold_looks_at_the_prediction_before_sharpening():
+    z, v = torch.tensor([[1., 0.]]), torch.zeros(1, 1, 2)                                     # p = 0.73, sharpened 0.92
+    assert consistency_loss(z, v, sharpen=.4, confidence=.8) == 0 and consistency_loss(z, v, sharpen=.4, confidence=.7) > 0
+
+
+def test_temperature_zero_is_a_pseudo_label():
+    z, v = logits(6, 3), logits(6, 1, 3, seed=1)
+    assert torch.allclose(consistency_loss(z, v, sharpen=0), torch.nn.functional.cross_entropy(v[:, 0], z.argmax(-1), reduction="none"), atol=1e-6)
+
+
+def test_unchanged_views_of_an_unsharpened_teacher_teach_nothing():
+    z = logits(6, 3)
+    (g,) = torch.autograd.grad(consistency_loss(z, z[:, None]).sum(), z)
+    assert abs(g).max() < 1e-6
+    (g,) = torch.autograd.grad(consistency_loss(z, z[:, None], sharpen=.5).sum(), z)
+    assert abs(g).max() > 1e-2
+
+
+@pytest.mark.parametrize("kw, words", [({"confidence": 1.2}, "between 0 and 1"), ({"confidence": -.1}, "between 0 and 1"), ({"confidence": math.nan}, "between 0 and 1"), ({"sharpen": -1}, "temperature"),
+                                      ({"sharpen": math.nan}, "temperature")])
+def test_a_teacher_that_cannot_be_is_refused_everywhere(tmp_path, tokenizer, kw, words):
+    z, v = torch.zeros(2, 2), torch.zeros(2, 1, 2)
+    with pytest.raises(ValueError, match=words):
+        consistency_loss(z, v, **kw)
+    with pytest.raises(ValueError, match=words):
+        fit_views(torch.nn.Linear(3, 2), torch.zeros(2, 1, 3), torch.tensor([0, 1]), **kw)
+    with pytest.raises(ValueError, match=words):
+        trainer(tmp_path, tokenizer, copies=1, consistency=1., **kw)
+
+
+def test_consistency_refuses_shapes_and_nothing():
+    with pytest.raises(ValueError, match="no texts"):
+        consistency_loss(torch.zeros(0, 2), torch.zeros(0, 1, 2))
+    for views in (torch.zeros(3, 1, 2), torch.zeros(2, 1, 3), torch.zeros(2, 0, 2), torch.zeros(2, 2)):
+        with pytest.raises(ValueError, match="are needed"):
+            consistency_loss(torch.zeros(2, 2), views)
+
+
+def clusters(n, seed=0, d=6):
+    "Two clouds on the first axis, a label-free view that moves a point along the others."
+    rng = np.random.default_rng(seed)
+    y = np.arange(n) % 2
+    x = rng.normal(0, 1, (n, d))
+    x[:, 0] += np.where(y, 2.5, -2.5)
+    view = x + np.concatenate([np.zeros((n, 1)), rng.normal(0, 2, (n, d - 1))], 1)
+    return torch.tensor(np.stack([x, view], 1), dtype=torch.float32), torch.tensor(y)
+
+
+def linear(seed=0, d=6):
+    torch.manual_seed(seed)
+    return torch.nn.Linear(d, 2)
+
+
+def test_lambda_zero_is_training_on_the_labels_to_the_bit():
+    (x, y), (u, _) = clusters(6), clusters(50, 1)
+    dropped = [torch.nn.Sequential(torch.nn.Dropout(.3), linear()) for _ in range(2)]
+    fits = []
+    for model, more in zip(dropped, ({}, {"unlabelled": u, "consistency": 0.})):
+        torch.manual_seed(5)
+        fits.append(flat(fit_views(model, x, y, **more)))
+    assert torch.equal(*fits)
+    assert not torch.allclose(fits[0], flat(fit_views(torch.nn.Sequential(torch.nn.Dropout(.3), linear()), x, y, u, consistency=1.)))
+
+
+def test_fit_views_repeats_itself_and_hears_its_seed():
+    (x, y), (u, _) = clusters(6), clusters(50, 1)
+    one, two, other = (flat(fit_views(linear(), x, y, u, consistency=1., batch=8, seed=s)) for s in (1, 1, 2))
+    assert torch.equal(one, two) and not torch.equal(one, other)
+
+
+def test_unlabelled_rows_below_the_threshold_do_not_train():
+    (x, y), (u, _) = clusters(6), clusters(50, 1)
+    assert torch.equal(flat(fit_views(linear(), x, y)), flat(fit_views(linear(), x, y, 1e-3 * u, consistency=5., confidence=.999)))
+
+
+def test_views_that_keep_the_label_teach_what_few_labels_do_not():
+    "Two labels, and views that move along every direction but the one that matters."
+    test, truth = clusters(400, 9)
+    score = lambda model: float((model(test[:, 0]).argmax(-1) == truth).float().mean())
+    gains = []
+    for seed in range(8):
+        (x, y), (u, _) = clusters(2, 10 + seed), clusters(300, 50 + seed)
+        gains.append(score(fit_views(linear(seed), x[:, :1], y, u, consistency=3., sharpen=.4, lr=1e-2)) - score(fit_views(linear(seed), x[:, :1], y, lr=1e-2)))
+    assert np.mean(gains) > .03
+
+
+def test_fit_views_faults():
+    x, y = clusters(6)
+    for unlabelled in (None, x[:0]):
+        with pytest.raises(ValueError, match="without unlabelled rows"):
+            fit_views(linear(), x, y, unlabelled, consistency=1.)
+    for unlabelled in (x[:, :1], x[..., :3], x[:, 0]):
+        with pytest.raises(ValueError, match="at least one view"):
+            fit_views(linear(), x, y, unlabelled, consistency=1.)
+    with pytest.raises(ValueError, match=r"labelled vectors \(n, K\+1, d\)"):
+        fit_views(linear(), x, y[:3])
+    with pytest.raises(ValueError, match=r"labelled vectors \(n, K\+1, d\)"):
+        fit_views(linear(), x[:0], y[:0])
+
+
+def test_the_trainer_hands_the_teacher_on(tmp_path, tokenizer):
+    "A threshold that nobody passes leaves the supervised loss; a low one does not. Half of the rows have no label, half of each batch is theirs."
+    data = rows(40)
+    mixed = Dataset.from_dict({"id": data["id"][:], "text": data["text"][:], "label": [v if i < 8 else None for i, v in enumerate(data["label"][:])], "source": ["labelled" if i < 8 else "rest" for i in range(40)]})
+    run = lambda name, **kw: trainer(tmp_path / name, tokenizer, bert(dropout=0), mixed, 4, transform=Delete(.4), copies=1, weights=(1, 0), temperature=math.inf, **kw)
+    fits = {name: run(name, **kw) for name, kw in {"none": {}, "nobody": {"consistency": 5., "confidence": 1.}, "all": {"consistency": 5.}, "sharp": {"consistency": 5., "sharpen": .2}}.items()}
+    for t in fits.values():
+        t.train()
+    assert torch.allclose(flat(fits["none"].model), flat(fits["nobody"].model), atol=1e-6)
+    assert not torch.allclose(flat(fits["none"].model), flat(fits["all"].model), atol=1e-6) and not torch.allclose(flat(fits["sharp"].model), flat(fits["all"].model), atol=1e-6)
+    first = list(fits["all"].sampler)[:8]
+    assert 3 <= sum(i < 8 for i in first) <= 5
+
+
+def test_consistency_needs_a_copy(tmp_path, tokenizer):
+    with pytest.raises(ValueError, match="consistency needs at least one copy"):
+        trainer(tmp_path, tokenizer, consistency=1.)
 
 
 # ------------------------------------------------------------------------------------------------ views

@@ -575,6 +575,18 @@ def test_a_failing_chapter_is_named_and_the_rest_runs(running, capsys):
     assert calls == ["measure/11_good"] * 2
 
 
+def test_shards_of_a_chapter_run_side_by_side(running, monkeypatch, capsys):
+    monkeypatch.setenv("DIVERSITY_KIT_SHARD", "1/1")                               # so that it is gone afterwards
+    chapter(running.top / "nbs/measure/11_good.ipynb", "import os; print(os.environ['DIVERSITY_KIT_SHARD'])")
+    assert running.command.main(["run", "good", "--profile", "smoke", "--shard", "2/3"]) == 0
+    out = running.top / "_run/smoke-2of3/measure/11_good.ipynb"                    # not over another shard's notebook or progress
+    assert nbformat.read(out, 4).cells[-1].outputs[0].text == "2/3\n" and not (running.top / "_run/smoke").exists()
+    for wrong in ("4/3", "0/3", "x"):
+        with pytest.raises(SystemExit):
+            running.command.main(["gpu", "good", "--shard", wrong])
+        assert "I/N, such as 1/3" in capsys.readouterr().err
+
+
 def test_a_note_changes_nothing_a_setting_does(running):
     key, path = lambda: running.command.chapter_key(path, "cpu"), running.top / "nbs/measure/11_good.ipynb"
     ini = running.top / "settings.ini"
@@ -683,6 +695,21 @@ def test_report_fills_the_marks_and_the_headers(running, capsys):
     readme.write_text("no marks")
     assert running.command.main(["report"]) == 2
     assert "marks <!-- ledger --> ... <!-- /ledger --> are missing" in capsys.readouterr().err
+
+
+def test_report_mends_the_links_to_the_source(running):
+    top = running.top
+    module = top / "diversity_kit/measure/good.py"
+    module.parent.mkdir(parents=True, exist_ok=True)
+    module.write_text('"""M."""\n\n@cache\ndef f(x):\n    "F."\n\nclass A:\n    def g(self): pass\n', encoding="utf-8")
+    show = lambda name, head: nbformat.v4.new_code_cell(f"show_doc({name})", outputs=[nbformat.v4.new_output("execute_result", {"text/markdown": f"---\n\n{head}### {name}\n\nbody"})])
+    (top / "README.md").write_text("<!-- summary -->\n<!-- /summary -->\n<!-- ledger -->\n<!-- /ledger -->\n", encoding="utf-8")
+    stale = '[source](/blob/main/diversity_kit/measure/other.py#LNone){target="_blank" style="x"}\n\n'
+    chapter(top / "nbs/measure/11_good.ipynb", "#| default_exp measure.good", show("f", stale), show("A.g", ""), show("gone", stale))
+    assert running.command.main(["report"]) == 0
+    texts = [c.outputs[0].data["text/markdown"] for c in nbformat.read(top / "nbs/measure/11_good.ipynb", 4).cells if "show_doc" in c.source]
+    start = f"{running.command.settings()['DEFAULT']['git_url']}/blob/main/diversity_kit/measure/good.py"
+    assert texts == [f"---\n\n[source]({start}#L3)\n\n### f\n\nbody", f"---\n\n[source]({start}#L8)\n\n### A.g\n\nbody", "---\n\n### gone\n\nbody"]
 
 
 def test_docs_need_no_network(running):

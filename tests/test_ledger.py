@@ -355,3 +355,23 @@ def test_large_effects_get_an_axis_of_their_own(tmp_path):
 def test_report_without_records(tmp_path):
     text = ledger.report(tmp_path / "report.html", []).read_text(encoding="utf-8")
     assert "0 records" in text and "<svg" not in text
+
+
+def test_p_values_are_printed_for_readers():
+    assert [ledger.p_text(p) for p in (1, .5512, .1, .0996, .0484, .001, .00099, 0, None, math.nan)] == ["1.00", "0.55", "0.10", "0.100", "0.048", "0.001", "< 0.001", "< 0.001", "–", "–"]
+    for bad in (-.1, 1.2, math.inf):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            ledger.p_text(bad)
+
+
+def test_no_chapter_prints_a_raw_p_value():
+    "Every table of claims formats its p: 5.5e-01 and NaN say nothing to a reader."
+    from pathlib import Path
+
+    import nbformat
+    for path in sorted((Path(__file__).parents[1] / "nbs").rglob("*.ipynb")):
+        for cell in nbformat.read(path, 4).cells:
+            if cell.cell_type == "code" and "p_holm" in cell.source and "#| export" not in cell.source:
+                assert '"p (Holm)": r[' not in cell.source, f"{path.name}, cell {cell.id}: p_text(r['effect']['p_holm'])"
+                for out in cell.outputs:
+                    assert not re.search(r"\d\.\d+e-\d\d\s|\bNaN\b", out.get("data", {}).get("text/plain", "").partition("p (Holm)")[2]), f"{path.name}, cell {cell.id}"

@@ -172,3 +172,35 @@ def test_exercise_check_tells_right_from_wrong():
         assert check(wrong).startswith("wrong value")
     exec(re.search(r"```python\n(def my_verdict.*?)```", prose, re.S).group(1), space)
     assert check(space["my_verdict"]) == "correct"
+
+
+def test_a_source_link_leads_to_the_line_where_the_symbol_is_written():
+    from diversity_kit import kit
+    from diversity_kit.augment.base import Transform
+    from diversity_kit.measure import ledger
+    from diversity_kit.measure.stats import Effect
+    from diversity_kit.study import audit
+    root = Path(kit.__file__).parents[1]
+    want = {plots.show: "def show(", ledger.read: "def read(", audit.read: "def read(", Transform.__call__: "def __call__(", Effect: "@dataclass"}
+    for symbol, text in want.items():
+        address, line = plots.source_link(symbol).split("#L")
+        start, file = address.split("/blob/main/")
+        assert start == kit.settings().defaults()["git_url"] and file == symbol.__module__.replace(".", "/") + ".py"
+        assert text in (root / file).read_text(encoding="utf-8").splitlines()[int(line) - 1]
+    assert [plots.source_link(x) for x in (len, dict, 3, json.dumps, Path)] == [""] * 5
+
+
+def test_a_symbol_typed_in_a_cell_is_found_by_its_docstring():
+    "Three modules have a `read`: the one with this docstring is meant, and a function of the learner's own is nowhere."
+    from diversity_kit.study import audit
+    cell = {"__name__": "__main__"}
+    exec(f"def read(path):\n    {audit.read.__doc__!r}\ndef trial(x):\n    'mine'", cell)
+    assert plots.source_link(cell["read"]) == plots.source_link(audit.read)
+    assert plots.source_link(cell["trial"]) == ""
+
+
+def test_show_doc_uses_the_kits_renderer():
+    from nbdev.showdoc import show_doc
+    text = show_doc(plots.forest)._repr_markdown_()
+    assert f"[source]({plots.source_link(plots.forest)})\n\n### forest\n" in text and "forest(" in text
+    assert "{target" not in text and "[source]" not in show_doc(json.dumps)._repr_markdown_()

@@ -157,3 +157,22 @@ def test_saved_and_loaded_it_guesses_the_same(tokenizer, tmp_path):
     again, words = transformers.AutoModelForMaskedLM.from_pretrained(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert pre.masked_accuracy(again, words, TEXTS) == pre.masked_accuracy(model, tokenizer, TEXTS)
     assert np.isfinite(pre.masked_accuracy(model, tokenizer, TEXTS).loss)
+
+
+def test_a_body_is_trained_once_and_read_again(tokenizer, monkeypatch, tmp_path):
+    monkeypatch.setenv("DIVERSITY_KIT_CACHE", str(tmp_path))
+    same = lambda a, b: all(torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values()))
+    first = pre.pretrained(tokenizer, (TEXTS, TEXTS[::-1]), 6, width=16)
+    by_hand = pre.small_bert(tokenizer, 16)
+    for texts in (TEXTS, TEXTS[::-1]):
+        pre.pretrain(by_hand, tokenizer, texts, 3)
+    assert same(first, by_hand) and first.cls.predictions.decoder.weight is first.bert.embeddings.word_embeddings.weight
+    assert same(pre.pretrained(tokenizer, (), 6, width=16), pre.small_bert(tokenizer, 16)) and not same(first, pre.small_bert(tokenizer, 16))
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("trained again")
+    monkeypatch.setattr(transformers.Trainer, "train", refuse)
+    assert same(pre.pretrained(tokenizer, (TEXTS, TEXTS[::-1]), 6, width=16), first)
+    for change in ({"steps": 8}, {"lr": 1e-3}, {"seed": 1}, {"stages": (TEXTS[::-1], TEXTS)}, {"tokenizer": pre.train_tokenizer(TEXTS, 60)}):
+        with pytest.raises(AssertionError, match="trained again"):
+            pre.pretrained(**{"tokenizer": tokenizer, "stages": (TEXTS, TEXTS[::-1]), "steps": 6, "width": 16} | change)

@@ -94,8 +94,8 @@ def test_copies_change_nothing_for_the_matched_logistic_model(monkeypatch):
 
 
 def test_models_and_arms_are_named_in_errors():
-    with pytest.raises(ValueError, match="unknown model 'bert'.*tfidf"):
-        report.log_odds(config("bert"), 0)
+    with pytest.raises(ValueError, match="unknown model 'gru'.*tfidf"):
+        report.log_odds(config("gru"), 0)
     with pytest.raises(ValueError, match="unknown arm"):
         report.log_odds(config(arm="more"), 0)
 
@@ -120,3 +120,33 @@ def test_worst_errors_are_wrong_sorted_and_near():
 
 def test_grams_need_no_spaces():
     assert report.grams("不好 ok") == ["不", "好", "ok", "不 好", "好 ok"]
+
+
+BERT = {"pretrain_on": ["toy_sentiment/toy_a"], "vocabulary": 300, "width": 32, "pretrain_steps": 4, "pretrain_lr": 2e-3}
+
+
+@pytest.mark.parametrize("model, more", [("bert", BERT), ("minilm-lora", {}), ("minilm-views", {"consistency": 0.0}), ("minilm", {})])
+def test_trained_models_learn_the_toy_world_and_repeat_themselves(model, more, monkeypatch, tmp_path):
+    monkeypatch.setenv("DIVERSITY_KIT_CACHE", str(tmp_path))
+    cell = config(model, **more, limit=64) | {"n": 64, "epochs": 1}
+    a, b, other = report.log_odds(cell, 3), report.log_odds(cell, 3), report.log_odds(cell, 4)
+    assert {s: v.shape for s, v in a.items()} == {"validation": (64,), "test": (64,)}
+    assert all(np.array_equal(a[s], b[s]) and not np.array_equal(a[s], other[s]) and np.isfinite(a[s]).all() for s in a)
+
+
+def test_the_consistency_term_costs_no_extra_sequences_and_counts(monkeypatch):
+    from diversity_kit.learn import finetune
+    seen, real = [], finetune.AugmentedTrainer.train
+    monkeypatch.setattr(finetune.AugmentedTrainer, "train", lambda self: seen.append((self.args.max_steps, self.args.per_device_train_batch_size * (1 + self.copies), self.consistency)) or real(self))
+    cells = [config("minilm-views", consistency=w, limit=64) for w in (0.0, 50.0)] + [config("minilm-lora", limit=64)]
+    z = [report.log_odds(c, 0)["validation"] for c in cells]
+    assert [s[:2] for s in seen] == [seen[0][:2]] * 3 and [s[2] for s in seen] == [0.0, 50.0, 0.0] and not np.array_equal(z[0], z[1])
+
+
+def test_other_domain_replaces_the_copies():
+    cell = config(arm="other_domain", others=["toy_sentiment/toy_a", "toy_sentiment/toy_b"])
+    rows, own = report.rows_of(cell, 0), report.rows_of(config(), 0)
+    assert rows.texts[:100] == own.texts and len(rows) == len(report.rows_of(config(arm="copies"), 0)) == 200
+    assert set(rows.ids[100:]) <= set(report.pool("toy_sentiment/toy_b")["train"].ids) and report.rows_of(cell, 1).ids[100:] != rows.ids[100:]
+    with pytest.raises(ValueError, match="rows wanted of 'toy_sentiment/toy_b'"):
+        report.rows_of(cell | {"copies": 1000}, 0)

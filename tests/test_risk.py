@@ -388,3 +388,12 @@ def test_check_sentence_loss_uses_the_learners_function_on_any_model():
     labels = torch.tensor([[1, 1, 1], [1, 1, -100]])
     total, count = fn(model, {"input_ids": torch.zeros(2, 3, dtype=torch.long), "attention_mask": torch.ones(2, 3), "labels": labels})
     assert total.item() == pytest.approx(2 * torch.log(torch.tensor(4.0)).item(), rel=1e-6) and count == 2
+
+
+def test_a_sentence_of_one_token_spoils_no_batch():
+    "It has no target: 0/0 in one row made the loss of all NaN."
+    fn = folded_solution("sentence_loss")
+    model = lambda input_ids, attention_mask: SimpleNamespace(logits=torch.zeros(*input_ids.shape, 4))
+    labels = torch.tensor([[1, 1, 1], [1, -100, -100]])
+    total, count = fn(model, {"input_ids": torch.zeros(2, 3, dtype=torch.long), "attention_mask": (labels > 0).long(), "labels": labels})
+    assert total.item() == pytest.approx(torch.log(torch.tensor(4.0)).item(), rel=1e-6) and count == 1

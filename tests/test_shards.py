@@ -528,3 +528,10 @@ def test_folders_and_missing_files_are_named(tmp_path, monkeypatch, capsys):
                               (["dedup", "none.jsonl", "o.jsonl"], 1, "there is no file none.jsonl"), (["mix", "d", "a.jsonl", "o.jsonl"], 2, "d is a folder")):
         assert cli.main(words) == code and says in capsys.readouterr().err, words
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "d"]
+
+
+@pytest.mark.parametrize("id", ["a", "ключ 书 🜁", 'with "quotes"', "back\\slash", "tab\there", "\ud800", 7, 0, -3, 10**30, "7", ",}", "é\u2028"])
+def test_the_digest_of_a_line_is_that_of_its_id(id):
+    from diversity_kit.data.shards import _dump, _id_digest, _line_digest
+    for record in ({"id": id}, {"id": id, "text": 'x {"id": "other"}'}, {"text": '{"id": 1,', "id": id}):     # first, alone, and last
+        assert _line_digest(_dump(record)) == _id_digest(id)

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import functools
 import math
+import tempfile
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
-from .sentiment import LEARNING_RATE, SCRATCH, Rows, embedded_pool, finetune, fit, pool, steps, tokenise, training_rows, units
+from .sentiment import BATCH, LEARNING_RATE, MAX_LENGTH, SCRATCH, Rows, eda, embedded_pool, finetune, fit, pool, steps, tokenise, training_rows, units
 
 # %% auto #0
-__all__ = ['STRENGTHS', 'MODELS', 'sigmoid', 'log_loss', 'grams', 'held_out', 'log_odds', 'temperature', 'reliability', 'ece',
-           'ece_floor', 'trial', 'worst_errors']
+__all__ = ['STRENGTHS', 'BERT_RATE', 'MODELS', 'sigmoid', 'log_loss', 'grams', 'held_out', 'rows_of', 'log_odds', 'temperature',
+           'reliability', 'ece', 'ece_floor', 'trial', 'worst_errors']
 
 # %% ../../nbs/cases/85_report.ipynb #rp-models
 def sigmoid(z: np.ndarray) -> np.ndarray:
@@ -104,18 +105,80 @@ def _whole(config, seed, rows, held):
     model, *_ = finetune(config["encoder"], rows, held["validation"], steps(config), LEARNING_RATE["minilm"], seed, config.get("compiled", "no"), looks=3)
     return {s: _log_odds(model, tokenise(r.texts, config["encoder"])) for s, r in held.items()}
 
+# %% ../../nbs/cases/85_report.ipynb #rp-models3
+def _dataset(rows: Rows, split: str):
+    from datasets import Dataset
+    return Dataset.from_dict({"id": list(rows.ids), "text": list(rows.texts), "label": rows.labels.tolist()}, split=split)
 
-MODELS: dict[str, Callable] = {"majority": _majority, "tfidf": _tfidf, "cnn": _cnn, "minilm-head": _frozen, "minilm": _whole}
+
+@functools.lru_cache(maxsize=2)
+def _own_bert(sets: tuple, vocabulary: int, width: int, steps: int, lr: float):
+    "(tokenizer, masked language model): a small BERT pretrained on the unlabelled training texts of the sets."
+    from diversity_kit.learn import pretrain as pre
+    texts = [t for s in sets for t in pool(s)["train"].texts]
+    tokenizer = pre.train_tokenizer(texts, vocabulary, MAX_LENGTH)
+    return tokenizer, pre.pretrained(tokenizer, (texts,), steps, width, lr=lr)
+
+
+def _student(config: dict, seed: int):
+    "(model, tokenizer, learning rate) of a cell that AugmentedTrainer trains."
+    from diversity_kit.learn import peft, pretrain
+    if config["model"] == "bert":
+        tokenizer, body = _own_bert(tuple(config["pretrain_on"]), config["vocabulary"], config["width"], config["pretrain_steps"], config["pretrain_lr"])
+        return pretrain.classifier(body, 2, seed), tokenizer, BERT_RATE
+    model = peft.base_model(config["encoder"], seed=seed)
+    torch.manual_seed(seed)
+    if config["model"] == "minilm-lora":
+        model = peft.inject(model, "lora", rank=8)
+    return model, peft.tokenizer(config["encoder"]), peft.RATES["lora" if config["model"] == "minilm-lora" else "full"]
+
+
+BERT_RATE = 5e-4
+
+
+def _trained(config, seed, rows, held):
+    """Models that learn.finetune's AugmentedTrainer trains. With a key `consistency` each step holds half as many texts, each beside one EDA view of it drawn anew
+    in every epoch, and the loss (63.1) with that weight: as many sequences a step as without."""
+    from diversity_kit.learn.finetune import AugmentedTrainer, arguments
+    model, tokenizer, lr = _student(config, seed)
+    tie = config.get("consistency")
+    two = {} if tie is None else {"transform": eda(config), "copies": 1, "consistency": tie}
+    with tempfile.TemporaryDirectory() as folder:
+        args = arguments(folder, batch=BATCH if tie is None else BATCH // 2, lr=lr, max_steps=steps(config), seed=seed, save_strategy="no", eval_strategy="no", load_best_model_at_end=False, label_names=["labels"], logging_steps=10**9)
+        trainer = AugmentedTrainer(model, args, _dataset(rows, "train"), tokenizer=tokenizer, max_length=MAX_LENGTH, **two)
+        trainer.train()
+        logits = {s: trainer.predict(_dataset(r, s)).predictions for s, r in held.items()}
+    return {s: (v[:, 1] - v[:, 0]).astype(float) for s, v in logits.items()}
+
+
+MODELS: dict[str, Callable] = {"majority": _majority, "tfidf": _tfidf, "cnn": _cnn, "bert": _trained, "minilm-head": _frozen, "minilm-lora": _trained, "minilm-views": _trained, "minilm": _whole}
+
+
+def rows_of(config: dict, seed: int) -> Rows:
+    """The training rows of a cell: those of cases.sentiment.training_rows, or for the arm 'other_domain' its N rows and, instead of their copies, as many labelled rows of the sets in `others`, in equal parts.
+
+    Raises ValueError where the others have too few rows, and what training_rows raises."""
+    if config["arm"] != "other_domain":
+        return training_rows(config, seed)
+    own, need = training_rows({**config, "arm": "base"}, seed), config["n"] * config["copies"]
+    others = [s for s in config["others"] if s != config["data"]]
+    parts = [own]
+    for k, s in enumerate(others):
+        take, train = need * (k + 1) // len(others) - need * k // len(others), pool(s)["train"]
+        if take > len(train):
+            raise ValueError(f"{take} rows wanted of {s!r}, which has {len(train)}: name more sets in others, or take fewer copies")
+        parts.append(train.sample(take, seed=seed + 1))
+    return Rows(sum((p.ids for p in parts), ()), sum((p.texts for p in parts), ()), np.concatenate([p.labels for p in parts]), "train")
 
 
 def log_odds(config: dict, seed: int) -> dict[str, np.ndarray]:
     """Train one model on one arm's rows; log-odds of the development and test rows, {'validation': (n,), 'test': (n,)}.
 
-    config: data, model (a key of MODELS), arm, n, copies, epochs, limit (most rows of a held-out split); encoder for the MiniLM models. Raises
-    ValueError for an unknown model and what cases.sentiment.training_rows raises."""
+    config: data, model (a key of MODELS), arm, n, copies, epochs, limit (most rows of a held-out split); encoder for the MiniLM models; pretrain_on, vocabulary, width, pretrain_steps and
+    pretrain_lr for 'bert'; others for the arm 'other_domain'; consistency for 'minilm-views'. Raises ValueError for an unknown model and what `rows_of` raises."""
     if config["model"] not in MODELS:
         raise ValueError(f"unknown model {config['model']!r}: one of {', '.join(MODELS)}")
-    return MODELS[config["model"]](config, seed, training_rows(config, seed), held_out(config["data"], config["limit"]))
+    return MODELS[config["model"]](config, seed, rows_of(config, seed), held_out(config["data"], config["limit"]))
 
 # %% ../../nbs/cases/85_report.ipynb #rp-temp
 def temperature(z: np.ndarray, y: np.ndarray, most: float = 100.0) -> float:

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections import Counter
@@ -46,7 +47,7 @@ def _open(path: Path):
 def _parse(raw: bytes, where: str, number: int | None = None) -> dict:
     "One checked record; `number`: the id of a record without one, None if every record must have its own."
     try:
-        record = json.loads(raw)
+        record = json.loads(raw.decode())                         # bytes would be searched for UTF-16 and UTF-32 first
     except ValueError as e:                                       # JSONDecodeError, UnicodeDecodeError
         raise ValueError(f"{where}: this line is not JSON in UTF-8 ({e})") from None
     if not isinstance(record, dict):
@@ -77,28 +78,45 @@ def read_records(path: str | Path, number: bool = False) -> Iterator[tuple[int, 
     """(line, record) for each line of a .jsonl or .jsonl.gz file; empty lines are passed over. `number`: a missing id becomes the line's number.
 
     Raises ValueError, naming file:line, for a line that is no JSON object, a missing id or text, or fields that cannot be kept apart."""
+    return ((n, record) for n, record, _ in _lines(path, number))
+
+
+def _lines(path: str | Path, number: bool) -> Iterator[tuple[int, dict, bytes]]:
+    "(line, record, its bytes) as `read_records`."
     path = _one_file(path)
     try:
         with _open(path) as f:
             for n, raw in enumerate(f, 1):
                 if n == 1:
                     raw = raw.removeprefix(b"\xef\xbb\xbf")
-                if raw.strip():
-                    yield n, _parse(raw, f"{path.name}:{n}", n if number else None)
+                if raw := raw.strip():
+                    yield n, _parse(raw, f"{path.name}:{n}", n if number else None), raw
     except (EOFError, gzip.BadGzipFile) as e:
         raise ValueError(f"{path.name} is damaged: {e}") from None
+
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode             # json.dumps would make one for every line
 
 
 def _dump(record: Mapping) -> bytes:
     "One line; a lone half of a surrogate pair, which UTF-8 cannot hold, is written as an escape."
     try:
-        return json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        return _encode(record).encode() + b"\n"
     except UnicodeEncodeError:
         return json.dumps(record).encode() + b"\n"
 
 # %% ../../nbs/data/39_shards.ipynb #a07c94f2
 def _id_digest(id: str | int) -> bytes:
     return hashlib.blake2b(str(id).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+_FIRST = re.compile(rb'\{"id": (?:"([^"\\]+)"|(-?\d+))[,}]')
+
+
+def _line_digest(line: bytes) -> bytes:
+    "`_id_digest` of a written line. The id stands first in what `do_shard` writes; only a line where it does not, or where it holds an escape, is parsed."
+    m = _FIRST.match(line)
+    return hashlib.blake2b(m[1] or m[2], digest_size=16).digest() if m else _id_digest(json.loads(line)["id"])
 
 
 def _pairs(digests: bytes | bytearray) -> np.ndarray:
@@ -137,11 +155,11 @@ def split(path: str | Path, folder: str | Path, rows_per_shard: int = 10_000, nu
     temporary, digests, k = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp"), bytearray(), 0
     try:
         temporary.mkdir(parents=True)
-        rows = (r for _, r in read_records(path, number))
+        rows = _lines(path, number)
         while (shard := list(islice(rows, rows_per_shard))) or not k:
             with open(temporary / f"{k:05d}.jsonl", "wb") as f:
-                f.writelines(map(_dump, shard))
-            digests += b"".join(_id_digest(r["id"]) for r in shard)
+                f.writelines(_dump(r) if number else raw + b"\n" for _, r, raw in shard)
+            digests += b"".join(_id_digest(r["id"]) for _, r, _ in shard)
             k += 1
         if again := later_copies([_pairs(digests)])[0].tolist():
             n, r = next(islice(read_records(path, number), again[0], None))
@@ -405,15 +423,17 @@ def do_shard(src: str | Path, dst: str | Path, plan: Plan, repeats: Sequence[int
                     made += max(len(group) - 1, 0)
                     dropped.update([x.reason for x in group if isinstance(x, Drop)] if group else [step.name])
                     current += [x for x in group if not isinstance(x, Drop)]
+            block = []
             for r in current:
                 if str(r["id"]) in written:
                     raise ValueError(f"{src.name}: record {written[str(r['id'])]!r} and record {r['origin']!r} both lead to the id {r['id']!r}: "
                                      "give what a step makes an id of its own")
                 written[str(r["id"])] = r["origin"]
-                line = _dump(r)
-                digest.update(line)
-                f.write(line)
-                rows_out += 1
+                block.append(_dump(r))
+            rows_out += len(block)
+            block = b"".join(block)
+            digest.update(block)
+            f.write(block)
         size = f.tell()
         receipt = Receipt(dst.name, rows_in, made, rows_out, dict(sorted(dropped.items())), source, digest.hexdigest(), size)
     with kit.whole_file(_receipt_path(dst)) as f:
@@ -526,11 +546,12 @@ def join(receipts: Sequence[Receipt], folder: str | Path, out: str | Path) -> Re
         for receipt in receipts:
             h, rows = hashlib.sha256(), 0
             with open(folder / receipt.shard, "rb") as shard:
-                for line in shard:
-                    h.update(line)
-                    g.write(line)
-                    digests += _id_digest(json.loads(line)["id"])
-                    rows += 1
+                while lines := shard.readlines(1 << 20):
+                    block = b"".join(lines)
+                    h.update(block)
+                    g.write(block)
+                    digests += b"".join(map(_line_digest, lines))
+                    rows += len(lines)
             if (h.hexdigest(), rows) != (receipt.sha256, receipt.rows_out):
                 raise ValueError(f"{receipt.shard} is not what its receipt says: delete it and run again")
         if g is not f:

@@ -5,6 +5,9 @@
 # %% ../../nbs/learn/64_pretrain.ipynb #pt-imports
 from __future__ import annotations
 
+import hashlib
+import inspect
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +16,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import transformers
+from safetensors.torch import load, save
 from torch.nn import functional as F
 
+from .. import kit
 from ..foundations.losses import IGNORE, mask_tokens
 from .finetune import arguments
 
+
 # %% auto #0
-__all__ = ['SPECIAL', 'train_tokenizer', 'small_bert', 'MaskingCollator', 'pretrain', 'Guesses', 'masked_accuracy', 'classifier']
+__all__ = ['SPECIAL', 'train_tokenizer', 'small_bert', 'MaskingCollator', 'pretrain', 'pretrained', 'Guesses', 'masked_accuracy',
+           'classifier']
 
 # %% ../../nbs/learn/64_pretrain.ipynb #pt-tokenizer
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -34,12 +41,15 @@ def train_tokenizer(texts: Sequence[str], size: int = 2000, max_length: int = 64
         raise ValueError(f"size={size}: {len(SPECIAL)} tokens are special, more are needed")
     if not any(t.strip() for t in texts):
         raise ValueError(f"{len(texts)} texts, none with a character to learn from")
-    words = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    words.normalizer = normalizers.BertNormalizer(lowercase=True)
-    words.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    words.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=size, special_tokens=list(SPECIAL), show_progress=False))
-    tokens = sorted(set(words.get_vocab()) - set(SPECIAL))               # the trainer numbers them anew in every process, and a model's first weights hang on the numbers
-    words.model = models.WordPiece({t: i for i, t in enumerate([*SPECIAL, *tokens])}, unk_token="[UNK]")
+    def fresh(model):
+        new = Tokenizer(model)
+        new.normalizer, new.pre_tokenizer = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+        return new
+    draft = fresh(models.WordPiece(unk_token="[UNK]"))
+    inner = sorted({f"##{c}" for t in texts for w, _ in draft.pre_tokenizer.pre_tokenize_str(draft.normalizer.normalize_str(t)) for c in w[1:]})
+    draft.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=size, special_tokens=[*SPECIAL, *inner], show_progress=False))
+    tokens = sorted(set(draft.get_vocab()) - set(SPECIAL))               # left alone, the trainer numbers the inner letters anew in every process, breaks ties by these numbers and numbers its tokens by them
+    words = fresh(models.WordPiece({t: i for i, t in enumerate([*SPECIAL, *tokens])}, unk_token="[UNK]"))
     words.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[(t, words.token_to_id(t)) for t in ("[CLS]", "[SEP]")])
     return transformers.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]", model_max_length=max_length)
 
@@ -114,6 +124,27 @@ def pretrain(model, tokenizer, texts: Sequence[str], steps: int, batch: int = 32
         trainer.remove_callback(transformers.trainer_callback.PrinterCallback)
         trainer.train()
     return pd.DataFrame([(h["step"], h["loss"]) for h in trainer.state.log_history if "loss" in h], columns=["step", "loss"])
+
+
+def pretrained(tokenizer, stages: Sequence[Sequence[str]], steps: int, width: int = 64, layers: int = 2, batch: int = 32, lr: float = 2e-3, seed: int = 0):
+    """`small_bert` after `pretrain` on each stage's texts in turn, the steps shared equally; on the CPU. Without stages: random weights.
+
+    The weights are kept in the cache and read again for the same texts, tokenizer, arguments and code: an experiment's processes then share one body.
+    Raises what `pretrain` raises."""
+    model = small_bert(tokenizer, width, layers, seed=seed)
+    if not stages:
+        return model
+    code = [inspect.getsource(f) for f in (pretrain, small_bert, mask_tokens, MaskingCollator.__call__, MaskingCollator._masked)]
+    name = [code, torch.__version__, transformers.__version__, str(kit.device()), tokenizer.backend_tokenizer.to_str(), [list(s) for s in stages], steps, width, layers, batch, lr, seed]
+    file = kit.cache_dir("pretrained") / f"{hashlib.sha256(json.dumps(name).encode()).hexdigest()[:24]}.safetensors"
+    if not file.is_file():
+        for texts in stages:
+            pretrain(model, tokenizer, texts, steps // len(stages), batch, lr, seed=seed)
+        with kit.whole_file(file) as f:
+            f.write(save({k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}))
+    model = small_bert(tokenizer, width, layers, seed=seed)
+    model.load_state_dict(load(file.read_bytes()))
+    return model
 
 
 class Guesses(NamedTuple):

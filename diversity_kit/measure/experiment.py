@@ -33,7 +33,7 @@ from .. import kit
 from .stats import Effect, paired_t
 
 # %% auto #0
-__all__ = ['source_key', 'Results', 'write_atomically', 'Experiment']
+__all__ = ['source_key', 'Results', 'write_atomically', 'shard', 'Experiment']
 
 # %% ../../nbs/measure/14_experiment.ipynb #a4a88a57
 _ROOT = __name__.split(".")[0] if __name__ != "__main__" else "diversity_kit"
@@ -250,6 +250,17 @@ def write_atomically(path: Path, text: str) -> None:
         f.write(text.encode("utf-8"))
 
 
+def shard(pairs: list) -> list:
+    """The pairs in the order in which this process computes them. DIVERSITY_KIT_SHARD=i/n makes it one of n that share a cache: it begins with the i-th part and
+    then takes the others' from their ends, so that all n finish together and none has to wait. Raises ValueError for anything but 1/n ... n/n."""
+    text = os.environ.get("DIVERSITY_KIT_SHARD", "1/1")
+    if not (found := re.fullmatch(r"(\d+)/(\d+)", text)) or not 1 <= int(found[1]) <= int(found[2]):
+        raise ValueError(f"DIVERSITY_KIT_SHARD={text!r}: write i/n, such as 1/3, with i from 1 to n")
+    i, n = int(found[1]) - 1, int(found[2])
+    parts = [pairs[len(pairs) * k // n: len(pairs) * (k + 1) // n] for k in range(n)]
+    return parts[i] + [p for k in range(1, n) for p in reversed(parts[(i + k) % n])]
+
+
 def _checked(numbers, arm: str, seed: int) -> dict[str, float]:
     if not isinstance(numbers, Mapping) or not numbers:
         raise TypeError(f"trial(arm {arm!r}, seed {seed}) returned {type(numbers).__name__}: it must return a dict of numbers")
@@ -279,7 +290,8 @@ def _run_one(trial, arm, config, seed, path):
     finally:
         os.environ.pop("OMP_NUM_THREADS", None) if before is None else os.environ.update(OMP_NUM_THREADS=before)
     row = {"arm": arm, "seed": seed, **numbers, "seconds": round(time.perf_counter() - start, 3)}
-    write_atomically(Path(path), json.dumps(row))
+    if not Path(path).is_file():                                     # the first one stays: all processes then go on from the same numbers, also where a GPU's last bits vary
+        write_atomically(Path(path), json.dumps(row))
     return row
 
 
@@ -317,7 +329,9 @@ class Experiment:
         path = self.path(arm, seed)
         try:
             row = json.loads(path.read_text(encoding="utf-8"))
-            return row if row["arm"] == arm and row["seed"] == seed else None
+            if (row["arm"], row["seed"]) != (arm, seed):
+                raise ValueError(f"{path} holds another trial")
+            return row
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):
@@ -325,8 +339,8 @@ class Experiment:
             return None
 
     def missing(self) -> list[tuple[str, int]]:
-        "The (arm, seed) pairs that are still to be computed, seed by seed, so that a run cut short has whole pairs."
-        return [(a, s) for s in self.seeds for a in self.arms if self._read(a, s) is None]
+        "The (arm, seed) pairs that are still to be computed, seed by seed, so that a run cut short has whole pairs; in the order of `shard`."
+        return [(a, s) for a, s in shard([(a, s) for s in self.seeds for a in self.arms]) if self._read(a, s) is None]
 
     def run(self, jobs: int = 1) -> Results:
         """Compute what is missing with `jobs` processes (1 = this one) and return all results. Interrupt at any time; call again to go on.
@@ -351,8 +365,8 @@ class Experiment:
         warnings.filterwarnings("ignore", message="A worker stopped while some jobs")   # loky says so when it restarts one; no trial is lost
         quiet = bool(os.environ.get("TQDM_DISABLE")) or "DIVERSITY_KIT_PROGRESS" in os.environ
         work = [(a, self.arms[a], s, str(self.path(a, s))) for a, s in todo]
-        if jobs == 1:
-            results = (_guarded(self.trial, *w) for w in work)
+        if jobs == 1:                                                # another process may have computed it since
+            results = (_guarded(self.trial, *w) if self._read(w[0], w[2]) is None else None for w in work)
         else:
             from joblib import Parallel, delayed
             results = Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(_guarded)(self.trial, *w) for w in work)

@@ -20,8 +20,8 @@ from .experiment import write_atomically
 from .stats import Effect, holm
 
 # %% auto #0
-__all__ = ['VERDICTS', 'Claim', 'below_margin', 'interval90', 'settle', 'read', 'merge', 'table', 'markdown', 'summary', 'forest',
-           'report']
+__all__ = ['VERDICTS', 'Claim', 'below_margin', 'interval90', 'p_text', 'settle', 'read', 'merge', 'table', 'elsewhere',
+           'markdown', 'summary', 'forest', 'report']
 
 # %% ../../nbs/measure/15_ledger.ipynb #f247eae4
 VERDICTS = ("supported", "refuted", "equivalent", "inconclusive")
@@ -88,6 +88,15 @@ def interval90(effect: Effect) -> tuple[float, float]:
         return effect.low, effect.high
     half = (effect.high - effect.low) / 2 * t.ppf(0.95, effect.n - 1) / t.ppf((1 + effect.level) / 2, effect.n - 1)
     return effect.mean - half, effect.mean + half
+
+# %% ../../nbs/measure/15_ledger.ipynb #p-text
+def p_text(p: float | None) -> str:
+    "A p-value for a table: '0.55', '0.032', '< 0.001'; '–' where there is none (None, NaN). Raises ValueError outside [0, 1]."
+    if p is None or math.isnan(p):
+        return "–"
+    if not 0 <= p <= 1:
+        raise ValueError(f"a p-value lies between 0 and 1, got {p!r}")
+    return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 # %% ../../nbs/measure/15_ledger.ipynb #1d6947c0
 def settle(measured: Sequence[tuple[Claim, Effect]], minutes: float = 0.0, chapter: str = "", deviations: str = "", folder: str | Path | None = None,
@@ -191,6 +200,12 @@ def table(records: Iterable[dict] | None = None):
         rows.append({"claim": c["id"], "statement": c["statement"], "published": c["published"] or "-", "ours (95 % interval)": f"{ours} {c['unit']}", "seeds": e["n"],
                      "where": r["where"] if "where" in r else kit.results_dir().name, "minutes": r["minutes"], "verdict": r["verdict"] + ", below the margin" * below_margin(r), "deviations": r["deviations"] or "-"})
     return pd.DataFrame(rows, columns=["claim", "statement", "published", "ours (95 % interval)", "seeds", "where", "minutes", "verdict", "deviations"])
+
+
+def elsewhere(chapter: str):
+    "What other machines found about the claims of a chapter ('63_finetune'): a frame with one row per record, or a sentence if none has run it."
+    found = [r for r in read() if r.get("chapter") == chapter and r["where"] != kit.results_dir().name]
+    return table(found)[["claim", "statement", "ours (95 % interval)", "seeds", "where", "verdict", "deviations"]] if found else "no other machine has run this chapter yet"
 
 
 def markdown(records: Iterable[dict] | None = None) -> str:

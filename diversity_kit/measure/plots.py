@@ -6,11 +6,14 @@ on real digit images the paired difference excludes zero although the arms' inte
 # %% ../../nbs/measure/13_plots.ipynb #df4ef28d
 from __future__ import annotations
 
+import ast
 import base64
 import html
+import inspect
 import io
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -18,8 +21,11 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from .. import kit
+
 # %% auto #0
-__all__ = ['PALETTE', 'VERDICT_STYLE', 'style', 'use_style', 'show', 'forest', 'learning_curve']
+__all__ = ['PALETTE', 'VERDICT_STYLE', 'style', 'use_style', 'show', 'forest', 'learning_curve', 'definitions', 'source_link',
+           'api_entry']
 
 # %% ../../nbs/measure/13_plots.ipynb #e5e85dcf
 PALETTE = {"blue": "#0072B2", "vermillion": "#D55E00", "green": "#009E73", "purple": "#CC79A7", "orange": "#E69F00", "sky": "#56B4E9",
@@ -208,3 +214,46 @@ def _end_labels(ax, curves: dict, gap: float = 0.075) -> None:
             places[i] = min(places[i], places[i + 1] - gap)
     for place, (_, arm, color) in zip(places, ends):
         ax.text(1.02, place, str(arm), color=color, transform=ax.transAxes, va="center", fontweight="bold")
+
+# %% ../../nbs/measure/13_plots.ipynb #pl-link
+def definitions(file: str | Path) -> dict[str, tuple[int, str]]:
+    "Qualified name of every function and class of a Python file -> (its first line, decorators included, its docstring)."
+    found = {}
+
+    def visit(body, above):
+        for node in body:
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                found[above + node.name] = min([node.lineno] + [d.lineno for d in node.decorator_list]), ast.get_docstring(node) or ""
+                if isinstance(node, ast.ClassDef):
+                    visit(node.body, f"{above}{node.name}.")
+
+    visit(ast.parse(Path(file).read_text(encoding="utf-8")).body, "")
+    return found
+
+
+def source_link(symbol) -> str:
+    "Address of the line where a function or class of this package is written; '' for anything else (a number, a name of another package)."
+    name, module, own = getattr(symbol, "__qualname__", ""), getattr(symbol, "__module__", None) or "", Path(kit.__file__).parent
+    if module == "__main__":                                         # a chapter shows what it defines: the module has the same text
+        files = [f for f in sorted(own.rglob("*.py")) if name.split(".")[0] in f.read_text(encoding="utf-8")]
+        doc = inspect.cleandoc(symbol.__doc__ or "")
+    else:
+        files, doc = [own.parent.joinpath(*module.split(".")).with_suffix(".py")] * module.startswith("diversity_kit."), None
+    for file in files:
+        line, theirs = definitions(file).get(name, (0, ""))
+        if line and doc in (None, theirs):
+            s = kit.settings().defaults()
+            return f"{s['git_url']}/blob/{s['branch']}/{file.relative_to(own.parent).as_posix()}#L{line}"
+    return ""
+
+
+def api_entry(symbol, name: str | None = None, title_level: int = 3):
+    "The renderer of `show_doc` (named in pyproject.toml): a heading, the link of `source_link`, signature and docstring."
+    from nbdev.showdoc import MarkdownRenderer
+
+    class Entry(MarkdownRenderer):
+        def _repr_markdown_(self):
+            link = source_link(symbol)
+            return "---\n\n" + f"[source]({link})\n\n" * bool(link) + f"{'#' * title_level} {self.nm}\n\n{super()._repr_markdown_()}"
+
+    return Entry(symbol, name=name, title_level=title_level)

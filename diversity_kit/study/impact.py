@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import kit
-from ..measure.ledger import Claim
+from ..measure.ledger import Claim, p_text
 from ..measure.stats import Effect, detectable, holm, paired_t
 from . import audit as looks
 
@@ -264,7 +264,7 @@ class Impact:
 
     def _cells(self) -> list[tuple]:
         show = lambda e: f"{e.mean:+.1f} [{e.low:+.1f}, {e.high:+.1f}]"
-        return [(s.name, show(s.effect), f"{s.accuracy.mean:+.1f}", "" if s.p_holm is None else f"{s.p_holm:.3f}", s.verdict if s.name != "placebo" else "", s.reading) for s in self.steps]
+        return [(s.name, show(s.effect), f"{s.accuracy.mean:+.1f}", "" if s.p_holm is None else p_text(s.p_holm), s.verdict if s.name != "placebo" else "", s.reading) for s in self.steps]
 
     def summary(self) -> str:
         "The report for a terminal."

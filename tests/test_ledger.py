@@ -375,3 +375,14 @@ def test_no_chapter_prints_a_raw_p_value():
                 assert '"p (Holm)": r[' not in cell.source, f"{path.name}, cell {cell.id}: p_text(r['effect']['p_holm'])"
                 for out in cell.outputs:
                     assert not re.search(r"\d\.\d+e-\d\d\s|\bNaN\b", out.get("data", {}).get("text/plain", "").partition("p (Holm)")[2]), f"{path.name}, cell {cell.id}"
+
+
+def test_elsewhere_shows_the_chapter_on_other_machines_alone(tmp_path, monkeypatch):
+    here, there = tmp_path / "cpu-here", tmp_path / "gpu-there"
+    for folder, chapter, i in ((here, "63_finetune", "A"), (there, "63_finetune", "A"), (there, "63_finetune", "B"), (there, "64_pretrain", "C")):
+        folder.mkdir(exist_ok=True)
+        ledger.settle([(Claim(i, "it helps", "here", "a - b", "+", 0.5, 2), Effect(1.0, 0.5, 1.5, 10, 0.001))], chapter=chapter, folder=folder)
+    monkeypatch.setattr(ledger.kit, "results_dir", lambda: here)
+    found = ledger.elsewhere("63_finetune")
+    assert found["claim"].tolist() == ["A", "B"] and set(found["where"]) == {"gpu-there"}
+    assert ledger.elsewhere("65_peft") == "no other machine has run this chapter yet"

@@ -203,9 +203,9 @@ def table(records: Iterable[dict] | None = None):
 
 
 def elsewhere(chapter: str):
-    "What other machines found about the claims of a chapter ('63_finetune'): a frame with one row per record, or a sentence if none has run it."
+    "What other machines found about the claims of a chapter ('63_finetune'): a frame with one row per record, or a sentence if none has run it. Deviations stand in README's table."
     found = [r for r in read() if r.get("chapter") == chapter and r["where"] != kit.results_dir().name]
-    return table(found)[["claim", "statement", "ours (95 % interval)", "seeds", "where", "verdict", "deviations"]] if found else "no other machine has run this chapter yet"
+    return table(found)[["claim", "statement", "ours (95 % interval)", "seeds", "where", "verdict"]] if found else "no other machine has run this chapter yet"
 
 
 def markdown(records: Iterable[dict] | None = None) -> str:

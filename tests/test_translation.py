@@ -541,6 +541,8 @@ def test_confidence_is_the_mean_log_probability(model, tok):
         assert got[i] == pytest.approx(-float(case.token_nll(model, ids, labels).detach()), abs=1e-4)
     with pytest.raises(ValueError, match="as many of both"):
         case.confidence(reader, ["a"], [])
+    with pytest.raises(ValueError, match="at least one"):
+        case.confidence(reader, [], [])
 
 
 def test_the_threshold_sends_the_unsure_to_the_dictionary():

@@ -594,9 +594,9 @@ class Lookup(Seq2Seq):
 
 @torch.inference_mode()
 def confidence(reader: Seq2Seq, texts: Sequence[str], outputs: Sequence[str], batch: int = 256) -> np.ndarray:
-    "The mean log-probability per token (N,), the score (82.5), that a Translator's model gives to each output for its text. Raises ValueError for lists of different length."
-    if len(texts) != len(outputs):
-        raise ValueError(f"{len(texts)} texts and {len(outputs)} outputs: give as many of both")
+    "The mean log-probability per token (N,), the score (82.5), that a Translator's model gives to each output for its text. Raises ValueError for lists of different length, or empty ones."
+    if len(texts) != len(outputs) or not texts:
+        raise ValueError(f"{len(texts)} texts and {len(outputs)} outputs: give as many of both, and at least one")
     tok, model, out = reader.tokenizer, reader.model.eval(), []
     rows, wanted = reader.encode(texts), [r[:128] for r in encode(tok, outputs)]
     for a in range(0, len(rows), batch):
@@ -605,7 +605,7 @@ def confidence(reader: Seq2Seq, texts: Sequence[str], outputs: Sequence[str], ba
         logits = model(input_ids=ids, attention_mask=mask, decoder_input_ids=shifted, use_cache=False).logits.float()
         logp = logits.log_softmax(-1).gather(-1, labels[..., None])[..., 0] * real
         out.append((logp.sum(1) / real.sum(1)).cpu())
-    return torch.cat(out).numpy() if out else np.zeros(0)
+    return torch.cat(out).numpy()
 
 
 def unsure(sure: np.ndarray, outputs: Sequence[str], lines: Sequence[str], below: float) -> list[str]:
@@ -663,12 +663,18 @@ def families(data: str, lang: str, words: int = 20, split: str = "test") -> dict
     return {n: part[rows] for n, rows in sorted(found.items(), key=lambda x: (-len(x[1]), x[0])) if n != "several"}
 
 
+@functools.lru_cache(maxsize=4)
+def _sides(data: str, langs: tuple[str, ...], vocab: int, words: int, pairs: Pairs) -> tuple[list, list]:
+    "Token lists of both sides, once for all rounds and arms."
+    tok = tokenizer(data, langs, vocab, "subword", words)
+    return encode(tok, pairs.sources), encode(tok, pairs.targets)
+
+
 def retune(config: dict, model, new: Pairs, old: Pairs, steps: int, lr: float, seed: int, share: float = 0.5):
     "A copy of the model after `steps` more steps; `share` of each batch comes from `new`, the rest from `old`. Raises ValueError for a share outside [0, 1]."
     if not 0 <= share <= 1:
         raise ValueError(f"share={share}: the part of a batch that is new, between 0 and 1")
-    tok = vocabulary(config)
-    side = lambda pairs: (encode(tok, pairs.sources), encode(tok, pairs.targets))
+    side = lambda pairs: _sides(config["data"], tuple(config["langs"]), config["vocab"], config["words"], pairs)
     parts = (side(new),) if share == 1 else (side(old),) if share == 0 else (side(old), side(new))
     return fit(job(config | {"steps": steps, "lr": lr}, seed, *parts, **({"share": share} if len(parts) > 1 else {})), start=model)[0]
 
@@ -686,18 +692,25 @@ def shift_sets(config: dict, seed: int) -> tuple[Pairs, Pairs, Pairs]:
     return home[order[:taken]], home[order[taken:]], others.sample(200)
 
 
+@functools.lru_cache(maxsize=16)
+def _before(base: str, *parts: Pairs) -> dict[str, float]:
+    "chrF before any re-tuning, on the two parts of a seed: the same for all arms."
+    config = json.loads(base)
+    model = trained(config, 0)
+    return {f"{name}_0": scores(_greedily(config, model, p.sources), p.targets, config["lang"])["chrf"] for name, p in zip(("new", "other"), parts)}
+
+
 def shift_trial(config: dict, seed: int) -> dict[str, float]:
     "{'new_r', 'other_r'}: chrF after r = 0 .. rounds rounds of re-tuning, on the rest of the new component and on the other components."
     base = {k: v for k, v in config.items() if k not in _SHIFT_KEYS} | {"arm": "base"}
     arriving, rest, others = shift_sets(config, seed)
     old, _ = halves(base, 0)
     share, model, out = {"old": 0.0, "new": 1.0, "mixed": 0.5}[config["arm"]], trained(base, 0), {}
-    for r in range(config["rounds"] + 1):
-        if r:
-            model = retune(base, model, arriving[:r * config["k"]], old, config["more"], config["more_lr"], 100 * seed + r, share)
+    for r in range(1, config["rounds"] + 1):
+        model = retune(base, model, arriving[:r * config["k"]], old, config["more"], config["more_lr"], 100 * seed + r, share)
         for name, pairs in (("new", rest), ("other", others)):
             out[f"{name}_{r}"] = scores(_greedily(base, model, pairs.sources), pairs.targets, config["lang"])["chrf"]
-    return out
+    return _before(json.dumps(base), rest, others) | out
 
 # %% ../../nbs/cases/82_translation.ipynb #c82arms
 ARMS = ("base", "copies", "round_trip", "synonyms", "bt", "bt_sampled", "bt_noised", "bt_tagged", "forward", "more_real", "multilingual", "dictionary")

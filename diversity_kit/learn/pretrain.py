@@ -140,8 +140,10 @@ def pretrained(tokenizer, stages: Sequence[Sequence[str]], steps: int, width: in
     if not file.is_file():
         for texts in stages:
             pretrain(model, tokenizer, texts, steps // len(stages), batch, lr, seed=seed)
-        with kit.whole_file(file) as f:
-            f.write(save({k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}))
+        weights = save({k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()})
+        if not file.is_file():                                       # another process was first: its body stays, so that all go on from one
+            with kit.whole_file(file) as f:
+                f.write(weights)
     model = small_bert(tokenizer, width, layers, seed=seed)
     model.load_state_dict(load(file.read_bytes()))
     return model

@@ -283,6 +283,11 @@ def test_concurrent_clients_share_passes_and_get_their_own(predictor):
     assert all(np.allclose([p["probability"] for p in a["predictions"]], predictor.probabilities(texts(3, i))[0].max(1), atol=1e-6) for i, (_, a) in enumerate(real))
 
 
+def test_a_request_of_no_texts_costs_no_pass():
+    slow = Slow()
+    assert together(serve.app(slow), [[], [], ["a"]])[0] == (200, {"model": slow.id, "predictions": []}) and slow.passes == [1]
+
+
 def test_a_full_line_says_so_and_a_failing_model_tells_nothing():
     got = together(serve.app(Slow(.2), max_waiting=3), [["a"]] * 12)
     assert {s for s, _ in got} == {200, 503} and sum(s == 200 for s, _ in got) >= 3

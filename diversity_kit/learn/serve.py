@@ -296,7 +296,7 @@ def app(predictor: Predictor, max_texts: int = 256, max_chars: int = 20_000, max
         except (ValueError, TypeError) as e:
             raise HTTPException(422, str(e)) from None
         try:
-            found = await batcher.ask(texts)
+            found = await batcher.ask(texts) if texts else []             # nothing to compute: no pass
         except asyncio.QueueFull:
             raise HTTPException(503, "too many requests are waiting: try again", {"Retry-After": "1"}) from None
         except Exception as e:

@@ -15,6 +15,7 @@ import math
 import os
 import re
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -34,9 +35,9 @@ __all__ = ['LANGUAGES', 'SPECIAL', 'SMOOTHING', 'CLIP', 'FOLDS', 'MARKS', 'SHIFT
            'attention', 'causal', 'split_heads', 'attend', 'leak', 'cross_attention', 'Job', 'schedule', 'rate', 'fit',
            'fit_many', 'copying', 'bleu_options', 'scores', 'signatures', 'paired_bootstrap', 'pieces', 'units',
            'dictionary', 'by_dictionary', 'by_memory', 'annotated', 'folds_of', 'looked_up', 'Lookup', 'confidence',
-           'unsure', 'threshold', 'placeholder_table', 'families', 'retune', 'shift_sets', 'shift_trial', 'arms',
-           'halves', 'vocabulary', 'job', 'helper', 'lexicon', 'translator', 'made', 'synonyms', 'training_pairs',
-           'outputs', 'test_pairs', 'translated', 'scored', 'trained', 'trial', 'ahead']
+           'unsure', 'threshold', 'help_trial', 'placeholder_table', 'families', 'retune', 'shift_sets', 'shift_trial',
+           'arms', 'halves', 'vocabulary', 'job', 'helper', 'lexicon', 'translator', 'made', 'synonyms',
+           'training_pairs', 'outputs', 'test_pairs', 'translated', 'graded', 'scored', 'trained', 'trial', 'ahead']
 
 # %% ../../nbs/cases/82_translation.ipynb #c82pairs
 LANGUAGES = ("de", "es", "fr", "zh")
@@ -390,7 +391,6 @@ def fit_many(jobs: Sequence[Job]) -> list:
     try:
         runs = [_Captured(j) for j in jobs]
     except RuntimeError as e:                                        # a build of torch or transformers whose step cannot be captured
-        import warnings
         warnings.warn(f"the training step could not be captured as a CUDA graph ({str(e).splitlines()[0]}): trained one by one, several times slower", stacklevel=2)
         torch.cuda.synchronize()
         return [fit(j) for j in jobs]
@@ -618,14 +618,28 @@ def threshold(sure: np.ndarray, outputs: Sequence[str], lines: Sequence[str], ta
     tries = [-np.inf, *np.quantile(sure, np.linspace(0.05, 0.95, 19)), np.inf]
     return float(max(tries, key=lambda b: sum(scores(unsure(sure, outputs, lines, b), targets, lang).values())))
 
+
+def help_trial(config: dict, seed: int) -> dict[str, float]:
+    """The model of a `trial` read with a beam, and with the word list where it is `unsure` on top: each number of `graded` as '..._beam' and '..._sure', and 'replaced' (%), the share that the word list answers.
+
+    The threshold is chosen on 300 validation sentences at most. Both sets of test translations stay in the cache: `outputs` of the config with 'read': 'beam' or 'sure'."""
+    lang, splits = config["lang"], pool(config["data"], config["lang"], config["words"])
+    dev, asked, table = splits["validation"].sample(300), test_pairs(config), dictionary(splits["train"])
+    reader = translator(config, trained(config, seed), beams=BEAMS, seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                              # lines cut at the limit are scored as they are
+        tried, got = translate(reader, dev.sources), translate(reader, asked.sources)
+    cut = threshold(confidence(reader, dev.sources, tried), tried, by_dictionary(table, dev.sources, lang), dev.targets, lang)
+    sure = confidence(reader, asked.sources, got)
+    read = {"beam": got, "sure": unsure(sure, got, by_dictionary(table, asked.sources, lang), cut)}
+    return {f"{k}_{how}": v for how, texts in read.items() for k, v in scored(config | {"read": how}, seed, texts).items()} | {"replaced": 100 * float((sure < cut).mean())}
+
 # %% ../../nbs/cases/82_translation.ipynb #c82keep
 MARKS = tuple(f"{{{i}}}" for i in range(10))
 
 
 def placeholder_table(config: dict, model):
     "A frame with one row per way of decoding: 'kept' and 'untranslated' (% of the test strings with placeholders) and their 'chrf' against references with the real names. Raises ValueError where no test string has one."
-    import warnings
-
     import pandas as pd
     rows, lang = load(config["data"])["test"], config["lang"]
     raw = {i: (s, t) for i, s, t in zip(rows["id"][:], rows["text"][:], rows[lang][:])}
@@ -809,7 +823,6 @@ def made(config: dict, seed: int, kind: str) -> tuple[str, ...]:
     "A made side, once per process: 'beam' or 'sampled' back-translations of the monolingual targets, 'forward' translations of their sources, 'trip' round trips of the real sources."
     key = _key(config, seed, f"made {kind}")
     if key not in _SHARED:
-        import warnings
         real, mono = halves(config, seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")                          # a weak helper may not find an end: such lines are cut, and kept as any other
@@ -890,7 +903,6 @@ def test_pairs(config: dict) -> Pairs:
 
 
 def _greedily(config: dict, model, texts: Sequence[str], seed: int = 0) -> list[str]:
-    import warnings
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")                              # lines cut at the limit are scored as they are
         return translate(translator(config, model, tag=f"<2{config['lang']}>" if config["arm"] == "multilingual" else "", seed=seed), texts, batch=1 << 20)
@@ -901,14 +913,18 @@ def translated(config: dict, model, seed: int = 0) -> list[str]:
     return _greedily(config, model, test_pairs(config).sources, seed)
 
 
+def graded(test: Pairs, got: Sequence[str], numbers: dict | None = None) -> dict[str, float]:
+    "{'bleu', 'chrf', 'exact' (equal to the reference, %), 'placeholders' (strings that keep theirs, %)} of translations of a split. numbers: its `scores`, if somebody has computed them."
+    kept = [placeholders(s) == placeholders(g) for s, g in zip(test.sources, got) if placeholders(s)]
+    exact = float(np.mean([g == t for g, t in zip(got, test.targets)]))
+    return (numbers or scores(got, test.targets, test.lang)) | {"exact": 100 * exact, "placeholders": 100 * float(np.mean(kept)) if kept else 100.0}
+
+
 def scored(config: dict, seed: int, got: Sequence[str], numbers: dict | None = None) -> dict[str, float]:
-    "Scores of one trial's test translations, which stay in the cache (`outputs`). numbers: its `scores`, if somebody has computed them."
-    test = test_pairs(config)
+    "The `graded` test translations of one trial, which stay in the cache (`outputs`)."
     with kit.whole_file(_outputs_file(config, seed)) as f:
         f.write(json.dumps(list(got), ensure_ascii=False).encode())
-    kept = [placeholders(s) == placeholders(g) for s, g in zip(test.sources, got) if placeholders(s)]
-    numbers = numbers or scores(got, test.targets, config["lang"])
-    return numbers | {"exact": 100 * float(np.mean([g == t for g, t in zip(got, test.targets)])), "placeholders": 100 * float(np.mean(kept)) if kept else 100.0}
+    return graded(test_pairs(config), got, numbers)
 
 
 _DONE: dict[str, dict] = {}
@@ -968,19 +984,13 @@ def trial(config: dict, seed: int) -> dict[str, float]:
 def ahead(experiment, side_by_side: int = 1) -> float:
     """Compute an experiment's missing trials `side_by_side` at a time (a GPU then trains several models at once) and keep each group when it is done; returns the minutes it took.
 
-    With 1 there is nothing to gain: `experiment.run()` does it."""
+    With 1 there is nothing to gain: `experiment.run()` does it. What another process has written meanwhile is left out."""
     from joblib import Parallel, delayed
-    start, todo = time.perf_counter(), experiment.missing()
-    if side_by_side < 2:
-        return 0.0
-    cells = [(experiment.arms[a], s) for a, s in todo]
-    wanted = list({_key(c, s, w): (c, s, w) for c, s in cells for w in _helpers(c["arm"]) if _key(c, s, w) not in _SHARED}.items())
-    for begin in range(0, len(wanted), side_by_side):
-        part = wanted[begin:begin + side_by_side]
-        for (key, _), (model, _) in zip(part, fit_many([_helper_job(*v) for _, v in part])):
-            _SHARED[key] = model
-    for begin in range(0, len(todo), side_by_side):
-        names, group = todo[begin:begin + side_by_side], cells[begin:begin + side_by_side]
+    start, total = time.perf_counter(), len(experiment.arms) * len(experiment.seeds)
+    while side_by_side > 1 and (todo := experiment.missing()):
+        cells = [(experiment.arms[a], s) for a, s in todo]
+        group = cells[:side_by_side]
+        _train_helpers(cells, group, side_by_side)
         trained = fit_many([job(c, s, *training_pairs(c, s)) for c, s in group])
         texts = [translated(c, model, s) for (c, s), (model, _) in zip(group, trained)]
         work = Parallel(n_jobs=min(8, len(group), os.cpu_count() or 1) if _device().type == "cuda" else 1)
@@ -988,8 +998,17 @@ def ahead(experiment, side_by_side: int = 1) -> float:
         for (c, s), (model, losses), t, n in zip(group, trained, texts, numbers):
             _keep(c, s, model)
             _DONE[json.dumps([c, s], sort_keys=True)] = scored(c, s, t, n) | {"loss": float(losses[-10:].mean())}
-        experiment._compute(names, len(experiment.arms) * len(experiment.seeds) - len(todo) + begin, 1)      # writes them down: `trial` finds them ready
+        experiment._compute(todo[:side_by_side], total - len(todo), 1)                                       # writes them down: `trial` finds them ready
     return (time.perf_counter() - start) / 60
+
+
+def _train_helpers(cells: Sequence[tuple[dict, int]], group: Sequence[tuple[dict, int]], side_by_side: int) -> None:
+    "Train the helpers that `group` lacks, and in the same go those that the next of `cells` will want."
+    lacking = lambda some: {_key(c, s, w): (c, s, w) for c, s in some for w in _helpers(c["arm"]) if _key(c, s, w) not in _SHARED}
+    while lacking(group):
+        part = list(lacking(cells).items())[:side_by_side]
+        for (key, _), (model, _) in zip(part, fit_many([_helper_job(*v) for _, v in part])):
+            _SHARED[key] = model
 
 
 def _helpers(arm: str) -> tuple[str, ...]:

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,12 +15,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import transformers
+from filelock import FileLock
 from safetensors.torch import load, save
 from torch.nn import functional as F
 
 from .. import kit
 from ..foundations.losses import IGNORE, mask_tokens
 from .finetune import arguments
+from ..measure.experiment import source_key
 
 
 # %% auto #0
@@ -129,21 +130,19 @@ def pretrain(model, tokenizer, texts: Sequence[str], steps: int, batch: int = 32
 def pretrained(tokenizer, stages: Sequence[Sequence[str]], steps: int, width: int = 64, layers: int = 2, batch: int = 32, lr: float = 2e-3, seed: int = 0):
     """`small_bert` after `pretrain` on each stage's texts in turn, the steps shared equally; on the CPU. Without stages: random weights.
 
-    The weights are kept in the cache and read again for the same texts, tokenizer, arguments and code: an experiment's processes then share one body.
-    Raises what `pretrain` raises."""
+    The weights are kept in the cache and read again for the same texts, tokenizer, arguments and code: an experiment's processes then share one body, which the first
+    of them trains while the others wait. Raises what `pretrain` raises."""
     model = small_bert(tokenizer, width, layers, seed=seed)
     if not stages:
         return model
-    code = [inspect.getsource(f) for f in (pretrain, small_bert, mask_tokens, MaskingCollator.__call__, MaskingCollator._masked)]
-    name = [code, torch.__version__, transformers.__version__, str(kit.device()), tokenizer.backend_tokenizer.to_str(), [list(s) for s in stages], steps, width, layers, batch, lr, seed]
+    name = [source_key(pretrain), torch.__version__, transformers.__version__, str(kit.device()), tokenizer.backend_tokenizer.to_str(), [list(s) for s in stages], steps, width, layers, batch, lr, seed]
     file = kit.cache_dir("pretrained") / f"{hashlib.sha256(json.dumps(name).encode()).hexdigest()[:24]}.safetensors"
-    if not file.is_file():
-        for texts in stages:
-            pretrain(model, tokenizer, texts, steps // len(stages), batch, lr, seed=seed)
-        weights = save({k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()})
-        if not file.is_file():                                       # another process was first: its body stays, so that all go on from one
+    with FileLock(f"{file}.lock"):
+        if not file.is_file():
+            for texts in stages:
+                pretrain(model, tokenizer, texts, steps // len(stages), batch, lr, seed=seed)
             with kit.whole_file(file) as f:
-                f.write(weights)
+                f.write(save({k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}))
     model = small_bert(tokenizer, width, layers, seed=seed)
     model.load_state_dict(load(file.read_bytes()))
     return model

@@ -12,7 +12,6 @@ import gc
 import hashlib
 import json
 import math
-import os
 import re
 import time
 import warnings
@@ -913,18 +912,18 @@ def translated(config: dict, model, seed: int = 0) -> list[str]:
     return _greedily(config, model, test_pairs(config).sources, seed)
 
 
-def graded(test: Pairs, got: Sequence[str], numbers: dict | None = None) -> dict[str, float]:
-    "{'bleu', 'chrf', 'exact' (equal to the reference, %), 'placeholders' (strings that keep theirs, %)} of translations of a split. numbers: its `scores`, if somebody has computed them."
+def graded(test: Pairs, got: Sequence[str]) -> dict[str, float]:
+    "{'bleu', 'chrf', 'exact' (equal to the reference, %), 'placeholders' (strings that keep theirs, %)} of translations of a split."
     kept = [placeholders(s) == placeholders(g) for s, g in zip(test.sources, got) if placeholders(s)]
     exact = float(np.mean([g == t for g, t in zip(got, test.targets)]))
-    return (numbers or scores(got, test.targets, test.lang)) | {"exact": 100 * exact, "placeholders": 100 * float(np.mean(kept)) if kept else 100.0}
+    return scores(got, test.targets, test.lang) | {"exact": 100 * exact, "placeholders": 100 * float(np.mean(kept)) if kept else 100.0}
 
 
-def scored(config: dict, seed: int, got: Sequence[str], numbers: dict | None = None) -> dict[str, float]:
+def scored(config: dict, seed: int, got: Sequence[str]) -> dict[str, float]:
     "The `graded` test translations of one trial, which stay in the cache (`outputs`)."
     with kit.whole_file(_outputs_file(config, seed)) as f:
         f.write(json.dumps(list(got), ensure_ascii=False).encode())
-    return graded(test_pairs(config), got, numbers)
+    return graded(test_pairs(config), got)
 
 
 _DONE: dict[str, dict] = {}
@@ -985,19 +984,14 @@ def ahead(experiment, side_by_side: int = 1) -> float:
     """Compute an experiment's missing trials `side_by_side` at a time (a GPU then trains several models at once) and keep each group when it is done; returns the minutes it took.
 
     With 1 there is nothing to gain: `experiment.run()` does it. What another process has written meanwhile is left out."""
-    from joblib import Parallel, delayed
     start, total = time.perf_counter(), len(experiment.arms) * len(experiment.seeds)
     while side_by_side > 1 and (todo := experiment.missing()):
         cells = [(experiment.arms[a], s) for a, s in todo]
         group = cells[:side_by_side]
         _train_helpers(cells, group, side_by_side)
-        trained = fit_many([job(c, s, *training_pairs(c, s)) for c, s in group])
-        texts = [translated(c, model, s) for (c, s), (model, _) in zip(group, trained)]
-        work = Parallel(n_jobs=min(8, len(group), os.cpu_count() or 1) if _device().type == "cuda" else 1)
-        numbers = work(delayed(scores)(t, test_pairs(c).targets, c["lang"]) for (c, _), t in zip(group, texts))
-        for (c, s), (model, losses), t, n in zip(group, trained, texts, numbers):
+        for (c, s), (model, losses) in zip(group, fit_many([job(c, s, *training_pairs(c, s)) for c, s in group])):
             _keep(c, s, model)
-            _DONE[json.dumps([c, s], sort_keys=True)] = scored(c, s, t, n) | {"loss": float(losses[-10:].mean())}
+            _DONE[json.dumps([c, s], sort_keys=True)] = scored(c, s, translated(c, model, s)) | {"loss": float(losses[-10:].mean())}
         experiment._compute(todo[:side_by_side], total - len(todo), 1)                                       # writes them down: `trial` finds them ready
     return (time.perf_counter() - start) / 60
 

@@ -397,9 +397,12 @@ def test_a_bundle_runs_without_network_and_resumes(tmp_path):
     assert second.returncode == 0 and "14_experiment  up to date" in second.stdout, second.stdout + second.stderr
     assert {p: p.stat().st_mtime_ns for p in results.glob("trials/**/*.json")} == trials
 
+    third = run("--shard", "1/2")
+    assert third.returncode == 0 and list(results.glob("_run/smoke-1of2/measure/14_experiment.ipynb")), third.stdout + third.stderr
+
     last = out / sorted(manifest["parts"])[-1]
     data = bytearray(last.read_bytes())
     data[len(data) // 2] ^= 1
     last.write_bytes(data)
-    third = run()
-    assert third.returncode == 2 and f"{last.name} is damaged" in third.stderr
+    fourth = run()
+    assert fourth.returncode == 2 and f"{last.name} is damaged" in fourth.stderr

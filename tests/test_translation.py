@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from diversity_kit.augment import translation as T
 from diversity_kit.augment.base import Keep, Protect, Transform, apply, expand
+from diversity_kit.cases import back_translation as bt
 from diversity_kit.cases import translation as case
 from diversity_kit.data import sources
 
@@ -385,10 +386,10 @@ def test_report_of_a_trip():
 
 # ------------------------------------------------------------------------------------------------ the case
 def test_arms_share_their_real_pairs_and_steps(tok):
-    arms = case.arms(**CELL)
+    arms = bt.arms(**CELL)
     real, mono = case.halves(CELL, 0)
     assert not set(real.ids) & set(mono.ids) and case.halves(CELL, 0)[0] == real != case.halves(CELL, 1)[0]
-    sets = {a: case.training_pairs(c, 0) for a, c in arms.items() if a not in ("round_trip", "forward", "bt", "bt_sampled", "bt_noised", "bt_tagged")}
+    sets = {a: bt.training_pairs(c, 0) for a, c in arms.items() if a not in ("round_trip", "forward", "bt", "bt_sampled", "bt_noised", "bt_tagged")}
     own = sets["base"][0]
     assert sets["copies"][0] == sets["copies"][1] == own and sets["more_real"][1][1] == case.encode(tok, mono.targets)
     assert sets["synonyms"][1][1] == own[1] and sets["synonyms"][1][0] != own[0]
@@ -401,9 +402,9 @@ def test_arms_share_their_real_pairs_and_steps(tok):
 
 
 def test_back_translated_arms_have_real_targets(tok):
-    arms = case.arms(only=("bt", "bt_tagged", "bt_noised", "bt_sampled", "round_trip", "forward"), **CELL)
+    arms = bt.arms(only=("bt", "bt_tagged", "bt_noised", "bt_sampled", "round_trip", "forward"), **CELL)
     real, mono = case.halves(CELL, 0)
-    made = {a: case.training_pairs(c, 0)[1] for a, c in arms.items()}
+    made = {a: bt.training_pairs(c, 0)[1] for a, c in arms.items()}
     targets = case.encode(tok, mono.targets)
     assert all(made[a][1] == targets for a in made if a.startswith("bt"))
     assert [r[1:] for r in made["bt_tagged"][0]] == made["bt"][0] != made["bt_sampled"][0]
@@ -414,6 +415,37 @@ def test_back_translated_arms_have_real_targets(tok):
 def test_bad_configs_say_what_is_wrong(change, message):
     with pytest.raises(ValueError, match=message):
         case.halves(case.arms(**{**CELL, **change})["base"], 0)
+    with pytest.raises(ValueError, match="one of base, dictionary"):
+        case.training_pairs(CELL | {"arm": "bt"}, 0)                                     # that arm is the other chapter's
+
+
+def test_the_bound_is_below_and_tight_for_the_posterior():
+    assert bt.bound([0.5, 0.5], [0.2, 0.6], [0.25, 0.75]) == pytest.approx((np.log(0.4), np.log(0.4)))          # the posterior is (1/4, 3/4)
+    assert bt.bound([0.5, 0.5], [0.2, 0.6], [1, 0]) == pytest.approx((np.log(0.4), np.log(0.1)))                # log 0.2 - KL, and KL is log 2
+    assert bt.bound([0, 1.0], [0.2, 0.6], [0, 1]) == pytest.approx((np.log(0.6),) * 2)
+    for wrong, message in ((([0.5, 0.5], [1], [1]), "one length"), (([0.5, 0.6], [1, 1], [0.5, 0.5]), "prior is no distribution"), (([0.5, 0.5], [1, 1], [1.5, -0.5]), "q is no distribution"),
+                           (([1, 0], [1, 1], [0.5, 0.5]), "minus infinity"), (([0.5, 0.5], [1, 0], [0.5, 0.5]), "minus infinity")):
+        with pytest.raises(ValueError, match=message):
+            bt.bound(*wrong)
+
+
+def test_help_reads_with_a_beam_and_asks_the_word_list(monkeypatch):
+    config = case.arms(only=("base",), **(CELL | {"mono": 0, "steps": 30}))["base"]
+    case.trial(config, 0)
+    asked, table = case.test_pairs(config), case.dictionary(case.pool("toy_parallel", "zh", 20)["train"])
+    lines = case.by_dictionary(table, asked.sources, "zh")
+    for cut, share in ((-np.inf, 0), (np.inf, 100), (None, None)):
+        if cut is not None:
+            monkeypatch.setattr(case, "threshold", lambda *a, cut=cut: cut)
+        else:
+            monkeypatch.undo()
+        got = case.help_trial(config, 0)
+        beam, sure = (case.outputs(config | {"read": how}, 0) for how in ("beam", "sure"))
+        replaced = np.array([b != s for b, s in zip(beam, sure)])
+        assert {k: v for k, v in case.graded(asked, sure).items()} == {k[:-5]: v for k, v in got.items() if k.endswith("_sure")}
+        assert share is None or (got["replaced"] == share and sure == (lines if share else beam))
+        assert got["chrf_beam"] == case.scores(beam, asked.targets, "zh")["chrf"] and 100 * replaced.mean() <= got["replaced"] <= 100
+        assert all(s == l for s, l, r in zip(sure, lines, replaced) if r)
 
 
 def test_the_schedule_is_fair():
@@ -434,15 +466,15 @@ def test_the_schedule_is_fair():
 
 def test_trials_repeat_and_side_by_side_equals_one_by_one():
     from diversity_kit.measure.experiment import Experiment
-    arms = case.arms(only=("copies", "bt"), **CELL)
-    case._SHARED.clear()
-    alone = case.trial(arms["bt"], 0)
-    together = Experiment("translation-test", arms, 2, case.trial)
-    assert case.ahead(together, 4) > 0 and not together.missing() and not case._DONE
+    arms = bt.arms(only=("copies", "bt"), **CELL)
+    bt._SHARED.clear()
+    alone = bt.trial(arms["bt"], 0)
+    together = Experiment("translation-test", arms, 2, bt.trial)
+    assert bt.ahead(together, 4) > 0 and not together.missing() and not case._DONE
     row = together.run().frame.set_index(["arm", "seed"]).loc[("bt", 0)]
     assert {k: row[k] for k in alone} == pytest.approx(alone) and len(case.outputs(arms["bt"], 0)) == 12
     with pytest.raises(ValueError, match="same number of steps"):
-        case.fit_many([case.job(c, 0, *case.training_pairs(c, 0)) for c in (arms["copies"], arms["copies"] | {"steps": 5})])
+        case.fit_many([case.job(c, 0, *bt.training_pairs(c, 0)) for c in (arms["copies"], arms["copies"] | {"steps": 5})])
 
 
 def test_weights_of_real_models_are_kept():
@@ -714,4 +746,4 @@ def test_watching_a_training_does_not_change_it():
     assert T.weights_hash(watched) == T.weights_hash(alone) == seen[4][1] and torch.equal(losses, same)
     assert list(seen) == [1, 2, 3, 4] and not any(s[0] for s in seen.values()) and len({s[1] for s in seen.values()}) == 4
     got = case.trial(config, 0)
-    assert {f"{m}_{q}" for m in ("bleu", "chrf") for q in (1, 2, 3, 4)} <= set(got) and "bleu_1" not in case.trial(config | {"arm": "copies", "mono": 5}, 0)
+    assert {f"{m}_{q}" for m in ("bleu", "chrf") for q in (1, 2, 3, 4)} <= set(got) and "bleu_1" not in bt.trial(config | {"arm": "copies", "mono": 5}, 0)

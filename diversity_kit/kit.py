@@ -213,13 +213,17 @@ def seed_everything(seed: int) -> None:
 
 
 def device():
-    "torch.device: $DIVERSITY_KIT_DEVICE, else cuda in the gpu profile where there is one, else cpu. Raises ValueError for a device torch cannot use."
+    """torch.device: $DIVERSITY_KIT_DEVICE, else cuda in the gpu profile where there is one, else cpu. Raises ValueError for a device torch cannot use.
+
+    For cuda it switches cuDNN's attention off: its bf16 backward pass can give NaN gradients on Hopper cards (huggingface/trl issue 7181; other backends do not)."""
     import torch
     want = os.environ.get("DIVERSITY_KIT_DEVICE") or ("cuda" if profile().name == "gpu" and torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=want)
     except (RuntimeError, AssertionError) as e:
         raise ValueError(f"device {want!r} cannot be used here: {str(e).splitlines()[0]}. Unset DIVERSITY_KIT_DEVICE to use the cpu") from None
+    if torch.device(want).type == "cuda" and hasattr(torch.backends.cuda, "enable_cudnn_sdp"):
+        torch.backends.cuda.enable_cudnn_sdp(False)
     return torch.device(want)
 
 

@@ -184,6 +184,21 @@ def test_device_is_the_cpu_unless_asked(monkeypatch):
     assert str(kit.device()) == "cpu"
 
 
+def test_a_card_is_used_without_the_attention_that_gives_nan(monkeypatch):
+    import torch
+    was = torch.backends.cuda.cudnn_sdp_enabled()
+    try:
+        torch.backends.cuda.enable_cudnn_sdp(True)
+        monkeypatch.setenv("DIVERSITY_KIT_DEVICE", "cpu")
+        kit.device()
+        assert torch.backends.cuda.cudnn_sdp_enabled()                   # nothing is changed where there is no card
+        monkeypatch.setenv("DIVERSITY_KIT_DEVICE", "cuda")
+        monkeypatch.setattr(torch, "empty", lambda *a, **k: None)        # stands in for a card
+        assert kit.device().type == "cuda" and not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(was)
+
+
 @pytest.fixture
 def hub(monkeypatch):
     "offline() asked anew, with its traces removed afterwards; returns the list of connections tried."

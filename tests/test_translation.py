@@ -515,7 +515,8 @@ def test_baselines_learn_the_grammar():
     table = case.dictionary(p["train"])
     assert table["lamp"] == "Lampe" and table["kitchen"] == "Küche" and table["garden"] == "Garten"
     assert case.by_dictionary({"lamp": "灯", "red": "红"}, ["red lamp, xyz"], "zh") == ["红灯,xyz"]
-    assert case.by_memory(p["train"], p["train"].sources[:5]) == list(p["train"].targets[:5])
+    texts, near = case.by_memory(p["train"], [*p["train"].sources[:5], "Ωμέγα"])
+    assert texts[:5] == list(p["train"].targets[:5]) and near[:5] == pytest.approx(1) and near[5] < 0.5
 
 
 def test_words_are_looked_up_and_placeholders_stand_once():

@@ -92,7 +92,7 @@ NOISE = Noise(0.1, 0.1, 3)
 
 
 def synonyms(data: str):
-    "Synonym replacement on the English side: WordNet's, or for the toy grammar three pairs that mean the same to it."
+    "Synonym replacement on the English side: WordNet's, or for the toy grammar six words that it does not have: a test string never holds them."
     from diversity_kit.augment.lexicon import Lexicon, SynonymReplace
     if data.startswith("toy"):
         return SynonymReplace(0.3, Lexicon({"lamp": ["light"], "car": ["vehicle"], "phone": ["telephone"], "old": ["aged"], "small": ["tiny"], "garage": ["carport"]}))

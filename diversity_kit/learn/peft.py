@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -456,6 +457,7 @@ def library(model: MeanClassifier, method: str, rank: int = 8, alpha: float = 16
         import peft
     except ImportError:
         raise ImportError("this needs the peft library: pip install 'diversity_kit[peft]'") from None
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")            # peft asks transformers for a name that is on its way out
     kind = dict(task_type="SEQ_CLS")
     if method in ("prefix", "prompt"):
         _room(model, length, max_length)

@@ -148,5 +148,9 @@ def test_other_domain_replaces_the_copies():
     rows, own = report.rows_of(cell, 0), report.rows_of(config(), 0)
     assert rows.texts[:100] == own.texts and len(rows) == len(report.rows_of(config(arm="copies"), 0)) == 200
     assert set(rows.ids[100:]) <= set(report.pool("toy_sentiment/toy_b")["train"].ids) and report.rows_of(cell, 1).ids[100:] != rows.ids[100:]
+    heavy = report.rows_of(cell | {"own_times": 3}, 0)
+    assert heavy.texts == own.texts * 2 + rows.texts and heavy.labels.tolist() == own.labels.tolist() * 2 + rows.labels.tolist()
+    z = report.log_odds(cell | {"own_times": 3, "model": "minilm-head"}, 0)                       # vectors of both sets are found
+    assert np.isfinite(z["test"]).all() and not np.allclose(z["test"], report.log_odds(cell | {"model": "minilm-head"}, 0)["test"])
     with pytest.raises(ValueError, match="rows wanted of 'toy_sentiment/toy_b'"):
         report.rows_of(cell | {"copies": 1000}, 0)

@@ -176,3 +176,23 @@ def test_a_body_is_trained_once_and_read_again(tokenizer, monkeypatch, tmp_path)
     for change in ({"steps": 8}, {"lr": 1e-3}, {"seed": 1}, {"stages": (TEXTS[::-1], TEXTS)}, {"tokenizer": pre.train_tokenizer(TEXTS, 60)}):
         with pytest.raises(AssertionError, match="trained again"):
             pre.pretrained(**{"tokenizer": tokenizer, "stages": (TEXTS, TEXTS[::-1]), "steps": 6, "width": 16} | change)
+
+
+def test_who_comes_second_waits_and_reads(tokenizer, monkeypatch, tmp_path):
+    import time
+    from concurrent.futures import ThreadPoolExecutor
+
+    from filelock import FileLock
+    monkeypatch.setenv("DIVERSITY_KIT_CACHE", str(tmp_path))
+    first = pre.pretrained(tokenizer, (TEXTS,), 4, width=16)
+    file, = (tmp_path / "pretrained").glob("*.safetensors")
+    weights, trained = file.read_bytes(), []
+    monkeypatch.setattr(transformers.Trainer, "train", lambda *a, **k: trained.append(1))
+    with ThreadPoolExecutor(1) as pool:
+        with FileLock(f"{file}.lock"):                                       # another process is at work
+            file.unlink()
+            second = pool.submit(pre.pretrained, tokenizer, (TEXTS,), 4, 16)
+            time.sleep(1)
+            assert not second.done() and not trained
+            file.write_bytes(weights)
+        assert torch.equal(second.result().bert.embeddings.word_embeddings.weight, first.bert.embeddings.word_embeddings.weight) and not trained

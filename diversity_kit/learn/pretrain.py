@@ -135,7 +135,8 @@ def pretrained(tokenizer, stages: Sequence[Sequence[str]], steps: int, width: in
     model = small_bert(tokenizer, width, layers, seed=seed)
     if not stages:
         return model
-    name = [source_key(pretrain), torch.__version__, transformers.__version__, str(kit.device()), tokenizer.backend_tokenizer.to_str(), [list(s) for s in stages], steps, width, layers, batch, lr, seed]
+    words = {k: v for k, v in json.loads(tokenizer.backend_tokenizer.to_str()).items() if k not in ("truncation", "padding")}      # those two say how it was last used
+    name = [source_key(pretrain), torch.__version__, transformers.__version__, str(kit.device()), words, [list(s) for s in stages], steps, width, layers, batch, lr, seed]
     file = kit.cache_dir("pretrained") / f"{hashlib.sha256(json.dumps(name).encode()).hexdigest()[:24]}.safetensors"
     with FileLock(f"{file}.lock"):
         if not file.is_file():

@@ -1197,6 +1197,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'diversity_kit/cases/sentiment.py'),
                                                'diversity_kit.cases.sentiment.FastText.__init__': ( 'cases/sentiment.html#fasttext.__init__',
                                                                                                     'diversity_kit/cases/sentiment.py'),
+                                               'diversity_kit.cases.sentiment.FastText.encode': ( 'cases/sentiment.html#fasttext.encode',
+                                                                                                  'diversity_kit/cases/sentiment.py'),
                                                'diversity_kit.cases.sentiment.FastText.forward': ( 'cases/sentiment.html#fasttext.forward',
                                                                                                    'diversity_kit/cases/sentiment.py'),
                                                'diversity_kit.cases.sentiment.Finetuned': ( 'cases/sentiment.html#finetuned',

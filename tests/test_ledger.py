@@ -87,7 +87,13 @@ def test_verdict_at_its_boundaries(c, e, want):
 @pytest.mark.parametrize("c, e", [(claim("+"), effect(5, 6, n=9)), (claim("-"), effect(5, 6, n=9)), (claim("0"), effect(-0.01, 0.01, n=9)), (claim(3.0), effect(3, 3.1, n=9))])
 def test_too_few_seeds_are_never_a_verdict(c, e):
     assert c.verdict(e) == "inconclusive"
-    assert c.verdict(Effect(e.mean, e.low, e.high, 10, e.p)) != "inconclusive"
+    assert c.verdict(Effect(e.mean, e.low, e.high, 10 if abs(e.mean) >= 2 else 20, e.p)) != "inconclusive"
+
+
+@pytest.mark.parametrize("mean, n, unit, want", [(1.9, 19, "points", "inconclusive"), (-1.9, 19, "points", "inconclusive"), (1.9, 20, "points", "supported"), (2.1, 19, "points", "supported"), (1.9, 19, "chrF points", "supported")])
+def test_effects_under_two_points_need_twenty_seeds(mean, n, unit, want):
+    e = Effect(mean, mean - 0.1, mean + 0.1, n, 1e-9)
+    assert claim("+" if mean > 0 else "-", unit=unit).verdict(e) == want
 
 
 @pytest.mark.parametrize("e, p, want", [
@@ -111,7 +117,7 @@ def test_verdict_is_symmetric_and_one_of_four(bounds, margin, n, p):
     assert claim("0", margin).verdict(e) == claim("0", margin).verdict(mirror)
     opposite = {"supported": "refuted", "refuted": "supported"}
     assert claim("-", margin).verdict(e, p) == opposite.get(plus, plus)     # what supports a claim refutes its opposite
-    if n >= 10 and plus == "equivalent":
+    if n >= 20 and plus == "equivalent":
         assert claim("0", margin).verdict(e) == "supported"
 
 

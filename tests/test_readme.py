@@ -1,4 +1,5 @@
 """What README says can be done, is done here or by .ci/run; what it shows is generated."""
+import math
 import re
 import subprocess
 import sys
@@ -49,11 +50,31 @@ def test_links_lead_somewhere():
             assert (ROOT / target).exists(), target
 
 
-def test_the_ledger_table_is_generated(tmp_path):
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory):
+    "What is committed: `kit run` may have written newer records."
+    from diversity_kit.measure import ledger
+    packed = subprocess.run(["git", "archive", "HEAD", "results"], cwd=ROOT, capture_output=True)
+    if packed.returncode:
+        pytest.skip("no git checkout: nothing to compare the committed records with")
+    folder = tmp_path_factory.mktemp("committed")
+    subprocess.run(["tar", "xf", "-", "-C", str(folder)], input=packed.stdout, check=True)
+    return ledger.read(folder / "results")
+
+
+def test_the_ledger_table_is_generated(committed):
     from diversity_kit.measure import ledger
     shown = re.search(r"<!-- ledger -->\n(.*?)<!-- /ledger -->", README, re.S)[1].strip()
-    packed = subprocess.run(["git", "archive", "HEAD", "results"], cwd=ROOT, capture_output=True)       # what is committed: `kit run` may have written newer records
-    if packed.returncode:
-        pytest.skip("no git checkout: README cannot be compared with the committed records")
-    subprocess.run(["tar", "xf", "-", "-C", str(tmp_path)], input=packed.stdout, check=True)
-    assert shown == ledger.markdown(ledger.read(tmp_path / "results")), "run: python3 kit report, and commit README with results/"
+    assert shown == ledger.markdown(committed), "run: python3 kit report, and commit README with results/"
+
+
+def test_every_committed_verdict_follows_from_its_own_interval(committed):
+    "Also for records of machines that we cannot run again: when the rule changes, they change."
+    from diversity_kit.measure.ledger import Claim
+    from diversity_kit.measure.stats import Effect
+    signs = [r for r in committed if isinstance(r["claim"]["expected"], str)]                            # a value's margin may lie below the six digits that a record keeps
+    assert len(signs) > 200
+    for r in signs:
+        e = r["effect"]
+        got = Claim(**r["claim"]).verdict(Effect(e["mean"], e["low"], e["high"], e["n"], math.nan if e["p"] is None else e["p"]), e["p_holm"])
+        assert got == r["verdict"], (r["where"], r["claim"]["id"])

@@ -57,7 +57,7 @@ def test_units_need_no_spaces_and_survive_anything():
     assert case.units("这部电影不好") == list("这部电影不好")
     assert case.units("It isn't bad!") == ["it", "isn", "'", "t", "bad", "!"]
     for odd in ("", "   ", "🙂🙂", "שלום עולם", "\ud800 x", "a" * 10**6):
-        assert case.FastText.encode([odd]).shape == (1, 80)
+        assert case.FastText.encode([odd]).shape == (1, max(1, 2 * len(case.units(odd)) - 1))
 
 
 def test_hashing_is_fixed_and_leaves_zero_for_padding():
@@ -65,6 +65,17 @@ def test_hashing_is_fixed_and_leaves_zero_for_padding():
     assert (ids[0] > 0).tolist() == [True, True, True, False, False] and ids[1].sum() == 0
     assert torch.equal(ids, case.hashed(["good film", ""], 1000, (1, 2), 5)) and ids.max() < 1000
     assert case.hashed(["good"], 2**15, (1,), 1).item() == 1 + 1820610194 % (2**15 - 1)       # crc32(b'good'): the same in every process
+
+
+def test_a_fasttext_input_is_as_wide_as_its_batch_and_never_wider_than_512():
+    import torch
+    torch.manual_seed(0)
+    model, long = case.FastText(), " ".join(f"w{i}" for i in range(300))
+    assert case.FastText.encode(["a b", "a"]).shape == (2, 3) and case.FastText.encode([""]).shape == (1, 1) and case.FastText.encode(["a", long]).shape == (2, 512)
+    alone, beside = model(case.FastText.encode(["not good"])), model(case.FastText.encode(["not good", long]))
+    assert torch.allclose(alone[0], beside[0])                              # padding has no say
+    assert not torch.allclose(beside[1], model(case.FastText.encode([long[:200]]))[0])
+
 
 
 def test_batches_pass_over_all_rows_before_repeating():

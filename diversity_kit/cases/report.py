@@ -36,7 +36,7 @@ def grams(text: str) -> list[str]:
     return u + [f"{a} {b}" for a, b in zip(u, u[1:])]
 
 
-STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)
+STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
 
 def _logistic(x, y, dev, copies: int = 0):

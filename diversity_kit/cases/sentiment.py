@@ -136,7 +136,11 @@ def hashed(texts: Sequence[str], buckets: int, orders: Sequence[int], length: in
 
 class FastText(nn.Module):
     "Mean of n-gram embeddings and a linear layer: ids (B, L) -> logits (B, 2)."
-    encode = staticmethod(functools.partial(hashed, buckets=2**15, orders=(1, 2), length=80))
+    @staticmethod
+    def encode(texts: Sequence[str]) -> torch.Tensor:
+        "As wide as the longest text needs, at most 512: padding does not enter the mean."
+        ids = hashed(texts, buckets=2**15, orders=(1, 2), length=512)
+        return ids[:, : max(1, int(ids.ne(0).any(0).sum()))]
 
     def __init__(self, dim: int = 16):
         super().__init__()

@@ -20,18 +20,19 @@ from .experiment import write_atomically
 from .stats import Effect, holm
 
 # %% auto #0
-__all__ = ['VERDICTS', 'Claim', 'below_margin', 'interval90', 'p_text', 'settle', 'read', 'merge', 'table', 'elsewhere',
-           'markdown', 'summary', 'forest', 'report']
+__all__ = ['VERDICTS', 'SMALL', 'SMALL_SEEDS', 'Claim', 'below_margin', 'interval90', 'p_text', 'settle', 'read', 'merge',
+           'table', 'elsewhere', 'markdown', 'summary', 'forest', 'report']
 
 # %% ../../nbs/measure/15_ledger.ipynb #f247eae4
 VERDICTS = ("supported", "refuted", "equivalent", "inconclusive")
+SMALL, SMALL_SEEDS = 2.0, 20                                         # effects under two points need twenty seeds, whatever their claim asks for
 
 
 @dataclass(frozen=True)
 class Claim:
     """What is claimed, before the run.
 
-    expected: '+', '-' (sign of the effect), '0' (no effect beyond the margin) or a number (a value, within the margin); margin and effect in `unit`; seeds: fewest for a verdict.
+    expected: '+', '-' (sign of the effect), '0' (no effect beyond the margin) or a number (a value, within the margin); margin and effect in `unit`; seeds: fewest for a verdict, and never fewer than 20 where an effect in points is under two.
     published: the figure in print, with its source mark [V] or [V2] (read in the primary or in a secondary text; unmarked figures are refused). Raises ValueError for a field that cannot be used."""
     id: str
     statement: str
@@ -55,7 +56,7 @@ class Claim:
 
     def verdict(self, effect: Effect, p: float | None = None) -> str:
         "Equation (1). `p`: Holm-adjusted p-value of the chapter's family; without it the interval alone decides."
-        if effect.n < self.seeds:
+        if effect.n < (max(self.seeds, SMALL_SEEDS) if self.unit == "points" and abs(effect.mean) < SMALL else self.seeds):
             return "inconclusive"
         low90, high90 = interval90(effect)
         inside = -self.margin < low90 and high90 < self.margin
@@ -207,7 +208,8 @@ def elsewhere(chapter: str):
     found = [r for r in read() if r.get("chapter") == chapter and r["where"] != kit.results_dir().name]
     if not found:
         return "no other machine has run this chapter yet"
-    return table(found).assign(measured=[r["claim"]["quantity"] for r in found])[["claim", "statement", "measured", "ours (95 % interval)", "seeds", "where", "verdict"]]
+    extra = {"measured": [r["claim"]["quantity"] for r in found], "p (Holm)": [p_text(r["effect"].get("p_holm")) for r in found]}
+    return table(found).assign(**extra)[["claim", "statement", "measured", "ours (95 % interval)", "p (Holm)", "seeds", "where", "verdict"]]
 
 
 def markdown(records: Iterable[dict] | None = None) -> str:

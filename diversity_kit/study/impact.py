@@ -211,7 +211,7 @@ def _verdicts(raw: Sequence[tuple], metric: str, ratio: float, margin: float) ->
     out = []
     for i, (name, question, f1, acc, d, rows) in enumerate(parts):
         e, p = pick(f1, acc), adjusted.get(i)
-        verdict = Claim(name.replace(" ", "-"), question, "", metric, "+", margin).verdict(e, p)
+        verdict = Claim(name.replace(" ", "-"), question, "", metric, "+", margin, unit=f"points of {metric}").verdict(e, p)      # splits of one table are not seeds: what more of them are worth, corrected_t says
         floor = detectable(e.n, float(np.std(d, ddof=1)) * math.sqrt(1 + e.n * ratio)) if np.std(d) > 0 else 0.
         out.append(Step(name, question, e, acc, p, verdict, rows, floor, paired_t(d).p, _reading(name, verdict, e, floor, margin)))
     return tuple(out)

@@ -2684,6 +2684,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                'diversity_kit/measure/experiment.py'),
                                                   'diversity_kit.measure.experiment._outer': ( 'measure/experiment.html#_outer',
                                                                                                'diversity_kit/measure/experiment.py'),
+                                                  'diversity_kit.measure.experiment._own': ( 'measure/experiment.html#_own',
+                                                                                             'diversity_kit/measure/experiment.py'),
                                                   'diversity_kit.measure.experiment._reach': ( 'measure/experiment.html#_reach',
                                                                                                'diversity_kit/measure/experiment.py'),
                                                   'diversity_kit.measure.experiment._run_one': ( 'measure/experiment.html#_run_one',

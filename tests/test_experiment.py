@@ -595,6 +595,27 @@ def test_a_function_of_ones_own_bound_to_a_function_of_the_package_counts(tmp_pa
     assert changed != PASSED and (key(changed, tmp_path, name) != key(PASSED, tmp_path, name)) is counts
 
 
+@pytest.mark.parametrize("use", ["from helpers import score", "import helpers", "import helpers as h", "from ours import helpers", "import ours.helpers"])
+@pytest.mark.parametrize("old, counts", [("x + 1", True), ("RATE = 3", True), ("y * 7", True), ("# a note", False)])
+def test_ones_own_modules_count(tmp_path, use, old, counts):
+    "A trial that calls score(), which calls deeper.inner(), both in files of one's own."
+    text = {"helpers.py": "import deeper\nRATE = 3\ndef score(x):\n    return RATE * deeper.inner(x + 1)  # a note\n", "deeper.py": "def inner(y):\n    return y * 7\n"}
+    call = {"from helpers import score": "score", "import helpers as h": "h.score", "import ours.helpers": "ours.helpers.score"}.get(use, "helpers.score")
+    run = f"{use}\ndef trial(config, seed):\n    return {{'m': {call}(seed)}}\n"
+    keys = []
+    for change in (str, lambda t: t.replace(old, {"x + 1": "x + 2", "RATE = 3": "RATE = 4", "y * 7": "y * 8", "# a note": "# another"}[old])):
+        top = tmp_path / str(len(keys))
+        (top / "ours").mkdir(parents=True)
+        for name, body in text.items():
+            for folder in (top, top / "ours"):
+                (folder / name).write_text(change(body))
+        (top / "run.py").write_text(run + "from diversity_kit.measure.experiment import source_key\nprint(source_key(trial))\n")
+        got = subprocess.run([sys.executable, "run.py"], capture_output=True, text=True, cwd=top, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(top), str(ROOT)])})
+        assert got.returncode == 0, got.stderr[-800:]
+        keys.append(got.stdout)
+    assert (keys[0] != keys[1]) is counts
+
+
 IPYTHON = '''
 from IPython.core.interactiveshell import InteractiveShell
 shell = InteractiveShell.instance(colors="nocolor")

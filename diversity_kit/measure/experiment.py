@@ -109,18 +109,26 @@ def _users(value) -> set[str]:
     if isinstance(value, (tuple, list, dict)):
         return set().union(*map(_users, value.values() if isinstance(value, dict) else value))
     root = (getattr(value, "__module__", None) or type(value).__module__).split(".")[0]
-    file = getattr(sys.modules.get(root), "__file__", None)
+    return {root} if _own(root) else set()
+
+
+@functools.lru_cache(maxsize=1024)
+def _own(root: str) -> bool:
+    "Is this top-level module the user's: a notebook or a file that is neither installed nor Python's?"
+    module = sys.modules.get(root)
+    file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)      # a folder without __init__.py has only a path
+    if root == "__main__" or not file:
+        return root == "__main__"
     away = [Path(sysconfig.get_path(p)).resolve() for p in ("stdlib", "platstdlib", "purelib", "platlib")]
-    own = root == "__main__" or (file and not any(a in Path(file).resolve().parents for a in away))
-    return {root} if own else set()
+    return not {"site-packages", "dist-packages"} & set(Path(file).parts) and not any(a in Path(file).resolve().parents for a in away)
 
 
 _PLAIN = (int, float, complex, str, bytes, type(None))
 
 
 def source_key(function: Callable) -> str:
-    """Equation (1): hash of a function, of the notebook functions, classes, objects and constants it reaches, of the settings it names,
-    and of every module of this package that they use.
+    """Equation (14.1): hash of a function, of the functions, classes, objects and constants of yours that it reaches (in the notebook or in files of your own), of the settings it names,
+    and of every module of this package that they use. Of installed packages, only the versions that `Experiment` knows count.
 
     Raises TypeError if the function's source cannot be read (a built-in, a lambda made by exec)."""
     bare = function
@@ -144,6 +152,13 @@ def source_key(function: Callable) -> str:
             seen[id(value)] = value                                  # held, so that its id stays its own
         if isinstance(value, ModuleType):
             modules.add(value.__name__)
+            top = value.__name__.split(".")[0]
+            if top not in (_ROOT, "__main__") and _own(top):
+                if file := getattr(value, "__file__", None):
+                    text = Path(file).read_text(encoding="utf-8")
+                    keep(f"file {value.__name__}", _skeleton(text))
+                    modules |= _imports(text, _ROOT)
+                todo += [(f"{value.__name__}.{n}", v) for n, v in sorted(vars(value).items()) if getattr(v, "__module__", value.__name__) != value.__name__ or isinstance(v, ModuleType)]
         elif isinstance(value, functools.partial):
             todo += [(f"{name}.func", value.func), (f"{name}.bound", (value.args, value.keywords))]
         elif isinstance(value, MethodType):
@@ -152,7 +167,7 @@ def source_key(function: Callable) -> str:
             home = value.__module__ or "__main__"
             if home.split(".")[0] == _ROOT:
                 modules.add(home)
-            elif home.split(".")[0] in roots:
+            elif home.split(".")[0] in roots or _own(home.split(".")[0]):
                 todo += _reach(value, home, keep, modules, settings)
         elif hasattr(value, "__wrapped__"):                          # lru_cache and other decorators
             todo.append((f"{name}.wrapped", value.__wrapped__))

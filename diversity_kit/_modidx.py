@@ -1452,6 +1452,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'diversity_kit.cli._serve': ('cli.html#_serve', 'diversity_kit/cli.py'),
                                    'diversity_kit.cli._shards': ('cli.html#_shards', 'diversity_kit/cli.py'),
                                    'diversity_kit.cli._transform': ('cli.html#_transform', 'diversity_kit/cli.py'),
+                                   'diversity_kit.cli._weights': ('cli.html#_weights', 'diversity_kit/cli.py'),
                                    'diversity_kit.cli.main': ('cli.html#main', 'diversity_kit/cli.py'),
                                    'diversity_kit.cli.parser': ('cli.html#parser', 'diversity_kit/cli.py')},
             'diversity_kit.data.clean': { 'diversity_kit.data.clean.Clean': ('data/clean.html#clean', 'diversity_kit/data/clean.py'),

@@ -295,6 +295,7 @@ def test_numbers_of_any_library_are_numbers():
     ({"a": {"f": draw}}, 3, TypeError, "plain JSON values"),
     ({"a": {"s": {1, 2}}}, 3, TypeError, "plain JSON values"),
     ({1: {}}, 3, TypeError, "arm's name must be a string"),
+    (["a", "b"], 3, TypeError, "arms are a dict"),
     (ARMS, [0.5], TypeError, "integer"),
 ])
 def test_wrong_experiments_are_refused(arms, seeds, error, words):

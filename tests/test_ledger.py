@@ -334,7 +334,7 @@ def test_markdown_keeps_its_columns(tmp_path):
     lines = ledger.markdown(records(tmp_path)).splitlines()
     assert len(lines) == 5 and {len(re.findall(r"(?<!\\)\|", x)) for x in lines} == {11}   # ten cells in every row
     assert "a \\| b c <b>" in lines[-1] and "one \\| less" in lines[-1]
-    assert lines[1] == "|" + "---|" * 9
+    assert lines[1] == "|" + "---|" * 10
     assert "python3 kit run" in ledger.markdown([])
 
 

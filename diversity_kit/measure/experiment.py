@@ -315,10 +315,12 @@ class Experiment:
 
     arms: dict name -> config (JSON-able; everything the trial depends on stands here); seeds: a number or the seeds themselves;
     trial(config, seed) -> dict of finite numbers, a pure function (python's, numpy's and torch's generators are seeded before it).
-    Finished trials are kept below kit.cache_dir('trials'), one file each, named by equation (1)."""
+    Finished trials are kept below kit.cache_dir('trials'), one file each, named by equation (14.1). Raises TypeError for arms that are no dict or configs that are not plain JSON, ValueError for no arm, no seed or a seed twice."""
 
     def __init__(self, name: str, arms: Mapping[str, Mapping], seeds: int | Iterable[int],
                  trial: Callable[[dict, int], Mapping[str, float]]):
+        if not isinstance(arms, Mapping):
+            raise TypeError(f"experiment {name!r}: arms are a dict, name -> config of the trial, got {type(arms).__name__}")
         self.name, self.arms, self.trial = name, copy.deepcopy(dict(arms)), trial
         self.seeds = list(range(operator.index(seeds))) if hasattr(seeds, "__index__") else [operator.index(s) for s in seeds]
         if not self.arms or not self.seeds:

@@ -206,6 +206,41 @@ def test_jobs_change_nothing(script, cache):
     assert numbers(two.run(jobs=2)) == alone
 
 
+IN_MAIN = '''
+import functools, os, sys, threading
+from diversity_kit.measure.experiment import Experiment
+LOCK = threading.Lock()
+@functools.lru_cache(maxsize=8)
+def fib(n):
+    return n if n < 2 else fib(n - 1) + fib(n - 2)
+@functools.cache
+def data(name):
+    return [name, os.getpid()]
+def trial(config, seed):
+    before = data.cache_info().misses
+    return {"m": fib(seed % 20), "pid": data("x")[1], "fresh": data.cache_info().misses - before}
+def locked(config, seed):
+    with LOCK:
+        return {"m": 1}
+if __name__ == "__main__":
+    frame = Experiment("main", {"a": {}, "b": {}}, 12, trial).run(jobs=2).frame
+    print(sorted(frame.m) == sorted(2 * [fib(s) for s in range(12)]), os.getpid() in set(frame.pid), frame.groupby("pid").fresh.sum().astype(int).tolist())
+    try:
+        Experiment("locked", {"a": {}}, 3, locked).run(jobs=2)
+    except TypeError as e:
+        print(e)
+'''
+
+
+def test_trials_of_a_notebook_run_in_other_processes_with_their_caches(tmp_path):
+    "A cache typed in __main__ could not be pickled, and every task would have begun with an empty one."
+    (tmp_path / "main.py").write_text(IN_MAIN)
+    got = subprocess.run([sys.executable, "main.py"], capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT), "DIVERSITY_KIT_CACHE": str(tmp_path / "c")})
+    same, error = got.stdout.splitlines()
+    assert same.startswith("True False [1") and set(same.partition("[")[2]) <= set("1], "), got.stderr[-900:]
+    assert "experiment 'locked': the trial uses something that cannot be sent" in error and "jobs=1" in error
+
+
 def test_what_ran_before_does_not_matter(cache):
     "A trial that draws from the global generators gets the same draws whichever trial ran before it."
     def careless(config, seed):

@@ -11,11 +11,13 @@ import copy
 import functools
 import hashlib
 import inspect
+import io
 import json
 import linecache
 import math
 import operator
 import os
+import pickle
 import re
 import symtable
 import sys
@@ -362,7 +364,7 @@ class Experiment:
     def run(self, jobs: int = 1) -> Results:
         """Compute what is missing with `jobs` processes (1 = this one) and return all results. Interrupt at any time; call again to go on.
 
-        Raises RuntimeError naming the arm and the seed if a trial fails; what was finished is kept."""
+        Raises RuntimeError naming the arm and the seed if a trial fails; what was finished is kept. TypeError if the trial cannot be sent to other processes."""
         import pandas as pd
         todo = self.missing()
         done = len(self.arms) * len(self.seeds) - len(todo)
@@ -386,7 +388,8 @@ class Experiment:
             results = (_guarded(self.trial, *w) if self._read(w[0], w[2]) is None else None for w in work)
         else:
             from joblib import Parallel, delayed
-            results = Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(_guarded)(self.trial, *w) for w in work)
+            packed = _pack(self.trial, self.name)
+            results = Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(_guarded)(packed, *w) for w in work)
         start = time.perf_counter()
         for i, outcome in enumerate(tqdm(results, total=len(work), desc=self.name, leave=False, disable=quiet), 1):
             if isinstance(outcome, str):
@@ -401,9 +404,42 @@ class Experiment:
                 Path(note).write_text(json.dumps(state), encoding="utf-8")
 
 
+def _pack(trial, name: str) -> bytes:
+    """The trial as bytes for other processes; a cache of the notebook (functools.lru_cache) goes along empty.
+
+    Raises TypeError naming the experiment if something the trial reaches cannot leave this process."""
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):
+        def reducer_override(self, thing):
+            if isinstance(thing, _CACHE) and thing.__module__ == "__main__":
+                return _cached_again, (thing.__wrapped__, thing.cache_parameters())
+            return super().reducer_override(thing)
+
+    out = io.BytesIO()
+    try:
+        Pickler(out).dump(trial)
+    except Exception as e:
+        raise TypeError(f"experiment {name!r}: the trial uses something that cannot be sent to another process ({e}). Use run(jobs=1), or make it inside the trial") from None
+    return out.getvalue()
+
+
+_CACHE = type(functools.lru_cache(maxsize=1)(len))
+
+
+def _cached_again(function, parameters):
+    return functools.lru_cache(**parameters)(function)
+
+
+@functools.lru_cache(maxsize=4)
+def _unpack(packed: bytes):
+    "Once in each process, so that the trial's own caches last from one trial to the next."
+    return pickle.loads(packed)
+
+
 def _guarded(trial, arm, config, seed, path):
     try:
-        return _run_one(trial, arm, config, seed, path)
+        return _run_one(_unpack(trial) if isinstance(trial, bytes) else trial, arm, config, seed, path)
     except Exception as e:                                           # a worker's traceback would not say which trial it was
         return f"trial(arm {arm!r}, seed {seed}) failed with {type(e).__name__}: {e}"
 

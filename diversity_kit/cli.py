@@ -32,13 +32,31 @@ def _data(args) -> int:
 
 
 def _transform(told: str, **more):
-    "A transform by its name or by the JSON of its to_dict()."
+    "A transform by its name or by the JSON of its to_dict(). Raises ValueError that names the option."
+    import difflib
     import json
     from importlib import import_module
     from diversity_kit.augment.base import Transform
     for name in ("words", "chars", "lexicon"):                     # importing a module makes its transforms known
         import_module(f"diversity_kit.augment.{name}")
-    return Transform.from_dict((json.loads(told) if told.startswith("{") else {"op": told}) | more)
+    try:
+        asked = (json.loads(told) if told.startswith("{") else {"op": told}) | more
+    except json.JSONDecodeError as e:
+        raise ValueError(f"--transform {told}: no JSON ({e}); give a name such as Swap, or print json.dumps(transform.to_dict())") from None
+    if (op := asked.get("op")) not in Transform._registry:
+        near = difflib.get_close_matches(str(op), Transform._registry, 3)
+        raise ValueError(f"--transform {op}: no such transform; " + (f"did you mean {' or '.join(near)}?" if near else f"known are {', '.join(sorted(Transform._registry))}"))
+    try:
+        return Transform.from_dict(asked)
+    except TypeError as e:
+        raise ValueError(f"--transform {op}: {e}; give all its parameters as the JSON of its to_dict()") from None
+
+
+def _weights(told: str) -> dict[str, float]:
+    try:
+        return {n: float(w) for n, w in (x.split("=") for x in told.split(","))}
+    except ValueError:
+        raise ValueError(f"--weights {told}: give NAME=NUMBER for every source, with commas between them") from None
 
 
 def _plan(args):
@@ -51,6 +69,7 @@ def _plan(args):
 
 
 def _shards(args) -> int:
+    import contextlib
     import shutil
     from pathlib import Path
     from diversity_kit.data import shards
@@ -61,7 +80,13 @@ def _shards(args) -> int:
         raise ValueError(f"{args.output} is a folder: name the file to write, such as {args.output}/out.jsonl")
     if args.work is None and (work / "in/_split.json").is_file() and not shards.same_input(args.input, work / "in"):
         shutil.rmtree(work)                                        # left by a run on an earlier state of the input
-    shards.split(args.input, work / "in", args.rows, args.number)
+    try:
+        shards.split(args.input, work / "in", args.rows, args.number)
+    except Exception:
+        for folder in (work / "in", work):                         # nothing was written: leave no empty folder
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
     receipts = shards.run(plan, work / "in", work / "out", args.jobs, args.backend)
     print(shards.join(receipts, work / "out", args.output))
     print(f"{len(receipts)} shards, {sum(r.skipped for r in receipts)} of them were finished already")
@@ -85,9 +110,11 @@ def _mix(args) -> int:
     pairs = [(n, f) if eq else (Path(t).name.split(".jsonl")[0], t) for t in args.inputs for n, eq, f in [t.partition("=")]]
     if bad := [f for _, f in pairs if Path(f).resolve() == Path(args.output).resolve()]:
         raise ValueError(f"{bad[0]} is read and written: what was read would be written over")
+    if args.unimax is not None and not args.rows:
+        raise ValueError("--unimax needs --rows, the rows in all")
     passes = args.max_repeats or (None if args.unimax else 1)
     sources = [(n, Source([r for _, r in read_records(f, True)], max_repeats=passes)) for n, f in pairs]
-    weights = {n: float(w) for n, w in (x.split("=") for x in args.weights.split(","))} if args.weights else None
+    weights = _weights(args.weights) if args.weights else None
     temperature = 1.0 if args.temperature is None and weights is None and args.unimax is None else args.temperature
     mixture = Mixture(sources, temperature, weights, args.unimax, args.seed, args.rows)
     paths = write_rows(mixture, args.output, shard_rows=args.shard_rows)
@@ -122,6 +149,7 @@ def _predict(args) -> int:
 
 def _serve(args) -> int:
     from diversity_kit.learn import serve
+    serve.verify(args.model)                                       # before an address is promised
     print(f"http://{args.host}:{args.port}/predict (POST), /health; Ctrl-C ends it", flush=True)
     serve.run(args.model, args.host, args.port)
     return 0
@@ -141,8 +169,14 @@ def _impact(args) -> int:
 
 
 def _ledger(args) -> int:
+    from pathlib import Path
+    from diversity_kit import kit
     from diversity_kit.measure import ledger
-    frame = ledger.table(ledger.read(args.results) if args.results else None)
+    if args.results is None and kit.repo_root() is None and "DIVERSITY_KIT_RESULTS" not in os.environ:
+        raise ValueError("the records come with the checkout, not with the package: run this in a checkout, or name its results folder")
+    if args.results is not None and not Path(args.results).is_dir():
+        raise ValueError(f"{args.results} is no folder: name the one that holds cpu-... or gpu-..., such as results")
+    frame = ledger.table(ledger.read(args.results))
     print(frame[["claim", "ours (95 % interval)", "seeds", "where", "verdict"]].to_string(index=False) if len(frame) else "no records yet")
     return 0
 
@@ -242,7 +276,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyError as e:
         print(f"diversity-kit: {e.args[0] if e.args else e}", file=sys.stderr)
         return 2
-    except (ValueError, TypeError, ImportError) as e:
+    except (ValueError, TypeError, ImportError, FileNotFoundError) as e:
         print(f"diversity-kit: {e}", file=sys.stderr)
         return 2
     except BrokenPipeError:                                          # the reader, such as head, has seen enough

@@ -736,3 +736,10 @@ def test_move_carries_words_and_labels_around_a_cycle():
     assert out == "ccc b d aa e" and apply(text, edits) == out
     spans = [(0, 2, "A"), (5, 8, "C"), (9, 10, "D"), (11, 12, "E"), (3, 4, "B")]
     assert [out[a:b] for a, b, _ in remap(spans, edits)] == ["aa", "ccc", "d", "e", "b"]
+
+
+def test_a_misspelt_preset_of_protect_is_no_regex():
+    for typo, right in (("negations", "negation"), ("Number", "number"), ("placeholders", "placeholder"), ("mail", "email")):
+        with pytest.raises(ValueError, match=f"did you mean '{right}'"):
+            Protect(Swap(0.1), [typo])
+    assert Protect(Swap(0.1), ["film", "(negations)", r"\bnumbers\b", "negation"]).patterns[0] == "film"

@@ -206,6 +206,41 @@ def test_jobs_change_nothing(script, cache):
     assert numbers(two.run(jobs=2)) == alone
 
 
+IN_MAIN = '''
+import functools, os, sys, threading
+from diversity_kit.measure.experiment import Experiment
+LOCK = threading.Lock()
+@functools.lru_cache(maxsize=8)
+def fib(n):
+    return n if n < 2 else fib(n - 1) + fib(n - 2)
+@functools.cache
+def data(name):
+    return [name, os.getpid()]
+def trial(config, seed):
+    before = data.cache_info().misses
+    return {"m": fib(seed % 20), "pid": data("x")[1], "fresh": data.cache_info().misses - before}
+def locked(config, seed):
+    with LOCK:
+        return {"m": 1}
+if __name__ == "__main__":
+    frame = Experiment("main", {"a": {}, "b": {}}, 12, trial).run(jobs=2).frame
+    print(sorted(frame.m) == sorted(2 * [fib(s) for s in range(12)]), os.getpid() in set(frame.pid), frame.groupby("pid").fresh.sum().astype(int).tolist())
+    try:
+        Experiment("locked", {"a": {}}, 3, locked).run(jobs=2)
+    except TypeError as e:
+        print(e)
+'''
+
+
+def test_trials_of_a_notebook_run_in_other_processes_with_their_caches(tmp_path):
+    "A cache typed in __main__ could not be pickled, and every task would have begun with an empty one."
+    (tmp_path / "main.py").write_text(IN_MAIN)
+    got = subprocess.run([sys.executable, "main.py"], capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT), "DIVERSITY_KIT_CACHE": str(tmp_path / "c")})
+    same, error = got.stdout.splitlines()
+    assert same.startswith("True False [1") and set(same.partition("[")[2]) <= set("1], "), got.stderr[-900:]
+    assert "experiment 'locked': the trial uses something that cannot be sent" in error and "jobs=1" in error
+
+
 def test_what_ran_before_does_not_matter(cache):
     "A trial that draws from the global generators gets the same draws whichever trial ran before it."
     def careless(config, seed):
@@ -295,6 +330,7 @@ def test_numbers_of_any_library_are_numbers():
     ({"a": {"f": draw}}, 3, TypeError, "plain JSON values"),
     ({"a": {"s": {1, 2}}}, 3, TypeError, "plain JSON values"),
     ({1: {}}, 3, TypeError, "arm's name must be a string"),
+    (["a", "b"], 3, TypeError, "arms are a dict"),
     (ARMS, [0.5], TypeError, "integer"),
 ])
 def test_wrong_experiments_are_refused(arms, seeds, error, words):
@@ -593,6 +629,27 @@ PASSED = '''
 def test_a_function_of_ones_own_bound_to_a_function_of_the_package_counts(tmp_path, name, old, counts):
     changed = PASSED.replace(old, "x - 5")
     assert changed != PASSED and (key(changed, tmp_path, name) != key(PASSED, tmp_path, name)) is counts
+
+
+@pytest.mark.parametrize("use", ["from helpers import score", "import helpers", "import helpers as h", "from ours import helpers", "import ours.helpers"])
+@pytest.mark.parametrize("old, counts", [("x + 1", True), ("RATE = 3", True), ("y * 7", True), ("# a note", False)])
+def test_ones_own_modules_count(tmp_path, use, old, counts):
+    "A trial that calls score(), which calls deeper.inner(), both in files of one's own."
+    text = {"helpers.py": "import deeper\nRATE = 3\ndef score(x):\n    return RATE * deeper.inner(x + 1)  # a note\n", "deeper.py": "def inner(y):\n    return y * 7\n"}
+    call = {"from helpers import score": "score", "import helpers as h": "h.score", "import ours.helpers": "ours.helpers.score"}.get(use, "helpers.score")
+    run = f"{use}\ndef trial(config, seed):\n    return {{'m': {call}(seed)}}\n"
+    keys = []
+    for change in (str, lambda t: t.replace(old, {"x + 1": "x + 2", "RATE = 3": "RATE = 4", "y * 7": "y * 8", "# a note": "# another"}[old])):
+        top = tmp_path / str(len(keys))
+        (top / "ours").mkdir(parents=True)
+        for name, body in text.items():
+            for folder in (top, top / "ours"):
+                (folder / name).write_text(change(body))
+        (top / "run.py").write_text(run + "from diversity_kit.measure.experiment import source_key\nprint(source_key(trial))\n")
+        got = subprocess.run([sys.executable, "run.py"], capture_output=True, text=True, cwd=top, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(top), str(ROOT)])})
+        assert got.returncode == 0, got.stderr[-800:]
+        keys.append(got.stdout)
+    assert (keys[0] != keys[1]) is counts
 
 
 IPYTHON = '''

@@ -385,7 +385,7 @@ def test_the_command_is_plain_and_parses_on_an_old_python():
 def test_a_python_that_is_too_old_is_told(project, capsys, monkeypatch):
     monkeypatch.setattr(project.command, "subprocess", None)             # nothing may be started
     ini = project.top / "settings.ini"
-    ini.write_text(ini.read_text().replace("min_python = 3.10", "min_python = 3.99"))
+    ini.write_text(ini.read_text().replace("min_python = 3.11", "min_python = 3.99"))
     assert project.command.main(["run"]) == 2
     assert "Python 3.99 or newer is needed" in capsys.readouterr().err
     assert not (project.top / ".venv").exists()
@@ -554,7 +554,7 @@ def test_wrong_arguments_are_explained(running, capsys, argv, words):
 
 
 def test_broken_settings_stop_the_command(running, capsys):
-    (running.top / "settings.ini").write_text("[DEFAULT\nmin_python = 3.10\n")
+    (running.top / "settings.ini").write_text("[DEFAULT\nmin_python = 3.11\n")
     assert running.command.main(["run"]) == 2
     assert "git checkout settings.ini" in capsys.readouterr().err
     (running.top / "settings.ini").unlink()

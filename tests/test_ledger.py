@@ -135,7 +135,7 @@ def test_interval90_is_the_one_of_the_t_test():
 @pytest.mark.parametrize("change, words", [
     (dict(expected="plus"), "expected must be"), (dict(expected=math.nan), "expected must be"), (dict(expected=None), "expected must be"),
     (dict(margin=0), "margin must be a positive"), (dict(margin=-1), "margin must be a positive"), (dict(margin=math.inf), "margin must be a positive"),
-    (dict(margin=math.nan), "margin must be a positive"),
+    (dict(margin=math.nan), "margin must be a positive"), (dict(margin="0.5"), "margin must be a positive"), (dict(seeds=0), "seeds must be a whole"), (dict(seeds="10"), "seeds must be a whole"),
     (dict(published="+3 points"), "source mark"), (dict(published="+3 [v]"), "source mark"), (dict(published="V"), "source mark"),
     (dict(id="../up"), "names a file"), (dict(id=""), "names a file"), (dict(id="a b"), "names a file"), (dict(id="a.json"), "names a file"),
 ])
@@ -200,9 +200,11 @@ def test_an_older_commit_never_replaces_a_newer_record(tmp_path, commit):
     commit("new", 2000)
     settle([(claim(), effect(1, 2))], folder=tmp_path)
     commit("old", 1999)
-    got, = settle([(claim(), effect(-2, -1))], folder=tmp_path)
+    with pytest.warns(UserWarning, match="newer commit .new. and stays"):
+        got, = settle([(claim(), effect(-2, -1))], folder=tmp_path)
     kept = json.loads((tmp_path / "K01.json").read_text())
-    assert kept["verdict"] == got["verdict"] == "supported" and kept["env"]["commit"] == "new"
+    assert kept["verdict"] == "supported" and kept["env"]["commit"] == "new"
+    assert got["verdict"] == "refuted" and got["effect"]["mean"] == -1.5           # what was measured, not what the file says
     commit("same", 2000)
     settle([(claim(), effect(-2, -1))], folder=tmp_path)
     assert json.loads((tmp_path / "K01.json").read_text())["verdict"] == "refuted"
@@ -219,6 +221,32 @@ def test_what_supports_nothing_writes_nothing(tmp_path, measured, words):
     with pytest.raises(ValueError, match=words):
         settle(measured, folder=tmp_path)
     assert not list(tmp_path.glob("*.json"))
+
+
+@pytest.mark.parametrize("measured", [(claim(), effect(1, 2)), [(claim(), 0.5)], [("K01", effect(1, 2))], [claim()]])
+def test_anything_but_pairs_is_refused_before_a_file_is_written(tmp_path, measured):
+    with pytest.raises(TypeError, match=r"pairs \(Claim, Effect\)"):
+        settle(measured, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_verdict_follows_from_what_the_file_says_even_for_a_tiny_margin(tmp_path):
+    exact = 2.2256440889984477
+    c = claim(exact, margin=1e-9, seeds=1, unit="nats")
+    r, = settle([(c, Effect(exact, exact, exact, 1, math.nan))], chapter="foundations/22_losses", folder=tmp_path)
+    said = json.loads((tmp_path / "K01.json").read_text())
+    assert r["verdict"] == "supported" == Claim(**said["claim"]).verdict(Effect(*(said["effect"][k] for k in ("mean", "low", "high", "n")), math.nan))
+    assert said["chapter"] == "22_losses"                                   # one spelling, whatever the notebook says
+    assert "2.22564" in ledger.table([r | {"where": "here"}])["ours (95 % interval)"][0]
+
+
+@pytest.mark.parametrize("c, e, want", [
+    (claim("+", seeds=10), effect(0.5, 1.5, n=12), "inconclusive, 12 of 20 seeds"), (claim("+", seeds=30), effect(2.5, 3.5), "inconclusive, 20 of 30 seeds"),
+    (claim("+"), effect(2.5, 3.5, p=0.2), "inconclusive, by Holm's p"), (claim("+", 5.), effect(-3.5, -2.5, p=0.2), "equivalent, by Holm's p"),
+    (claim("+", 9.), effect(2.5, 3.5), "supported, below the margin"), (claim("+"), effect(-2.5, 3.5), "inconclusive"), (claim("+"), effect(2.5, 3.5), "supported"),
+])
+def test_the_table_says_what_the_interval_does_not_show(tmp_path, c, e, want):
+    assert ledger.table(settle([(c, e)], folder=tmp_path))["verdict"].tolist() == [want]
 
 
 def test_a_value_can_be_attached_to_one_claim(tmp_path):
@@ -304,9 +332,9 @@ def test_a_sure_sign_below_the_margin_is_said_wherever_the_verdict_is(tmp_path):
 
 def test_markdown_keeps_its_columns(tmp_path):
     lines = ledger.markdown(records(tmp_path)).splitlines()
-    assert len(lines) == 5 and {len(re.findall(r"(?<!\\)\|", x)) for x in lines} == {10}   # nine cells in every row
+    assert len(lines) == 5 and {len(re.findall(r"(?<!\\)\|", x)) for x in lines} == {11}   # ten cells in every row
     assert "a \\| b c <b>" in lines[-1] and "one \\| less" in lines[-1]
-    assert lines[1] == "|" + "---|" * 9
+    assert lines[1] == "|" + "---|" * 10
     assert "python3 kit run" in ledger.markdown([])
 
 

@@ -127,6 +127,25 @@ def test_binary_is_torchs_and_the_difference_of_two_logits(reduction):
     assert torch.allclose(got, ls.cross_entropy(z, y, reduction), rtol=1e-12, atol=1e-12)
 
 
+def test_a_logit_of_minus_infinity_is_a_right_answer_for_class_0():
+    z = torch.tensor([-math.inf, -800.0, 2.0], requires_grad=True)
+    loss = ls.binary_cross_entropy(z, torch.tensor([0.0, 0.0, 1.0]), "none")
+    assert loss[:2].tolist() == [0.0, 0.0] and loss[2].item() == pytest.approx(math.log1p(math.exp(-2.0)))
+    loss.sum().backward()
+    assert torch.isfinite(z.grad).all()
+    assert ls.binary_cross_entropy(torch.tensor([-math.inf]), torch.tensor([1.0])).item() == math.inf
+
+
+def test_the_gradient_refuses_what_the_loss_refuses():
+    z = torch.zeros(2, 3)
+    for labels, smoothing in ((torch.tensor([-100, -100]), 0.0), (torch.tensor([0, 1]), 2.0), (torch.tensor([0, 3]), 0.0)):
+        for f in (ls.cross_entropy_gradient, lambda z, y, smoothing: ls.cross_entropy(z, y, smoothing=smoothing)):
+            with pytest.raises(ValueError):
+                f(z, labels, smoothing=smoothing)
+    with pytest.raises(ValueError, match=r"0\.\.2"):
+        ls.constant_optimum(torch.tensor([0, 5, 5]), 3)
+
+
 def test_binary_extremes_and_soft_labels():
     z = torch.tensor([-1e4, 1e4, 0.0], dtype=torch.float64)
     assert ls.binary_cross_entropy(z, torch.tensor([1.0, 0.0, .5]), "none").tolist() == pytest.approx([1e4, 1e4, math.log(2)])

@@ -104,6 +104,9 @@ def test_more_label_faults():
                                ({"average": "binary", "pos_label": 7}, [0, 1], [0, 1], "pos_label")):
         with pytest.raises(ValueError, match=says):
             m.PrecisionRecallF1(**kwargs).compute(predictions=p, references=r)
+    with pytest.raises(ValueError, match="pos_label=1 does not occur"):                       # one class of another type is a mistake, not a score of 0
+        m.PrecisionRecallF1("binary").compute(predictions=["pos", "pos"], references=["pos", "pos"])
+    assert m.PrecisionRecallF1("binary", zero_division=1.0).compute(predictions=[0, 0], references=[0, 0])["f1"] == 1.0
     with pytest.raises(ValueError, match="choose macro"):
         m.PrecisionRecallF1("samples")
     batches = m.Accuracy()

@@ -88,7 +88,7 @@ def test_command(files, capsys):
     assert sum(r["source"] == "zh" for r in read(files / "w.jsonl")) == 5
 
 
-@pytest.mark.parametrize("words, match", [(["--weights", "a=1"], "name every source"), (["--temperature", "0"], "above 0"), (["--unimax", "2"], "give steps"), (["--weights", "a=-1,b=1"], "below 0")])
+@pytest.mark.parametrize("words, match", [(["--weights", "a=1"], "name every source"), (["--temperature", "0"], "above 0"), (["--unimax", "2"], "needs --rows"), (["--weights", "a=-1,b=1"], "below 0")])
 def test_command_faults(files, capsys, words, match):
     assert main(["mix", str(files / "a.jsonl"), f"b={files / 'b.jsonl.gz'}", str(files / "o.jsonl"), *words]) == 2
     assert match in capsys.readouterr().err and not (files / "o.jsonl").exists()

@@ -1,5 +1,6 @@
 """What README says can be done, is done here or by .ci/run; what it shows is generated."""
 import math
+import os
 import re
 import subprocess
 import sys
@@ -28,6 +29,26 @@ def test_the_card_in_contributing_is_accepted():
     code = next(c for c in re.findall(r"```python\n(.*?)```", CONTRIBUTING, re.S) if "DataCard" in c)
     done = subprocess.run([sys.executable, "-c", code + "\nfrom diversity_kit.data.sources import listing\nprint(listing().to_string())"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and "my_reviews" in done.stdout, done.stderr
+
+
+def test_the_card_of_ones_own_file_loads(tmp_path):
+    code = next(c for c in re.findall(r"```python\n(.*?)```", CONTRIBUTING, re.S) if "mine.csv" in c)
+    (tmp_path / "mine.csv").write_text("text,label\n" + "".join(f"letter number {i} about {'good' if i % 2 else 'bad'} things,{i % 2}\n" for i in range(60)), encoding="utf-8")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path,
+                          env=os.environ | {"PYTHONPATH": str(ROOT), "DIVERSITY_KIT_CACHE": str(tmp_path / "cache"), "DIVERSITY_KIT_PROFILE": "smoke"})
+    assert done.returncode == 0 and "num_rows" in done.stdout, done.stderr
+
+
+def test_every_extra_is_explained():
+    import configparser
+    ini = configparser.ConfigParser(delimiters=["="], interpolation=None)
+    ini.read(ROOT / "settings.ini", encoding="utf-8")
+    extras = {k.removesuffix("_requirements"): v for k, v in ini["DEFAULT"].items() if k.endswith("_requirements")}
+    rows = dict(re.findall(r"(?m)^\| `(\w+)` \| ([^|]+) \|", README))
+    assert set(extras) <= set(rows)
+    for name, packages in extras.items():
+        if name != "dev":
+            assert re.findall(r"[\w-]+(?=>=)", packages) == rows[name].split(", "), name
 
 
 def test_the_two_commands_are_what_ci_runs():

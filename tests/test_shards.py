@@ -472,7 +472,7 @@ def test_the_command_resumes_and_leaves_other_files_alone(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("words, code, match", [
-    (["--transform", "Swpa"], 2, "unknown transform"), (["--transform", "{"], 2, ""), (["--transform", "Swap", "--rate", "2"], 2, "rate"),
+    (["--transform", "Swpa"], 2, "did you mean Swap"), (["--transform", "{"], 2, ""), (["--transform", "Swap", "--rate", "2"], 2, "rate"),
     (["--transform", "Swap", "--jobs", "0"], 2, "jobs"), (["--transform", "Swap", "--rows", "0"], 2, "rows_per_shard")])
 def test_the_command_says_what_is_wrong(tmp_path, capsys, words, code, match):
     source = write(tmp_path / "in.jsonl", rows(3))
@@ -481,7 +481,7 @@ def test_the_command_says_what_is_wrong(tmp_path, capsys, words, code, match):
 
 
 def test_the_command_without_input_or_onto_itself(tmp_path, capsys):
-    assert cli.main(["dedup", str(tmp_path / "none.jsonl"), str(tmp_path / "out.jsonl")]) == 1
+    assert cli.main(["dedup", str(tmp_path / "none.jsonl"), str(tmp_path / "out.jsonl")]) == 2
     source = write(tmp_path / "in.jsonl", rows(3))
     assert cli.main(["dedup", str(source), str(source)]) == 2 and "same file" in capsys.readouterr().err
 
@@ -525,7 +525,7 @@ def test_folders_and_missing_files_are_named(tmp_path, monkeypatch, capsys):
     Path("d").mkdir()
     Path("a.jsonl").write_text('{"id": 1, "text": "a b"}\n')
     for words, code, says in ((["dedup", "d", "o.jsonl"], 2, "d is a folder: name one .jsonl"), (["dedup", "a.jsonl", "d"], 2, "d is a folder: name the file to write"),
-                              (["dedup", "none.jsonl", "o.jsonl"], 1, "there is no file none.jsonl"), (["mix", "d", "a.jsonl", "o.jsonl"], 2, "d is a folder")):
+                              (["dedup", "none.jsonl", "o.jsonl"], 2, "there is no file none.jsonl"), (["mix", "d", "a.jsonl", "o.jsonl"], 2, "d is a folder")):
         assert cli.main(words) == code and says in capsys.readouterr().err, words
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.jsonl", "d"]
 

@@ -759,6 +759,9 @@ def test_unknown_names_and_splits():
         assert "did you mean vader" in str(e.value)
     with pytest.raises(KeyError, match="known: "):
         S.load("zzzzzzzz")
+    for file in ("mine.csv", "/data/reviews", "./reviews"):
+        with pytest.raises(KeyError, match="a file of your own becomes a card with DataCard"):
+            S.load(file)
     with pytest.raises(ValueError, match="unknown split 'tests'"):
         S.load("toy_sentiment", "tests")
     with pytest.raises(TypeError, match="use load"):

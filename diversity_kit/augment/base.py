@@ -1080,7 +1080,7 @@ class Protect(_One):
 
     Patterns are preset names ('url', 'email', 'number', 'placeholder', 'negation'), regex strings, compiled regexes, or functions that take
     a text and return spans (start, end, ...): an entity recogniser, say. In a composition each step is checked against the text as it
-    stands then. Raises ValueError for a regex that does not compile, and for spans outside the text."""
+    stands then. Raises ValueError for a regex that does not compile, a word that looks like a misspelt preset, and spans outside the text."""
     transform: Transform
     patterns: Sequence[str | re.Pattern | Callable[[str], Iterable[tuple]]]
 
@@ -1088,6 +1088,9 @@ class Protect(_One):
         super().__post_init__()
         patterns = tuple(self.patterns) if isinstance(self.patterns, (list, tuple)) else (self.patterns,)
         object.__setattr__(self, "patterns", patterns)
+        for p in patterns:
+            if isinstance(p, str) and p.isalpha() and p not in PATTERNS and (near := difflib.get_close_matches(p, PATTERNS, 1, .75)):
+                raise ValueError(f"Protect: {p!r} is no preset; did you mean {near[0]!r}? For that very word, write a regex such as '({p})'")
         self.compiled()
 
     def compiled(self) -> tuple[re.Pattern | Callable, ...]:

@@ -336,7 +336,7 @@ class Archive:
 
 @dataclass(frozen=True)
 class Local:
-    "Rows made here, without a network: `make()` returns them. `what` says from what."
+    "Rows made here, without a network: `make()` returns them (a file of your own, an installed library's data, a synthetic world). `what` says from what."
     what: str
     make: Callable[[], Iterable[Mapping]]
     size, sha256 = 0, None
@@ -1148,6 +1148,8 @@ class Cards(Mapping):
         if name not in self._cards:
             near = difflib.get_close_matches(str(name), self._cards, 3, .4)
             hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(self._cards)}"
+            if re.search(r"\.\w{1,6}$|^[./~\\]", str(name)):
+                hint = "a file of your own becomes a card with DataCard(..., providers=(Local('its name', read),)) and cards.add: CONTRIBUTING shows four lines"
             raise UnknownCard(f"there is no data card {name!r}; {hint}")
         return self._cards[name]
 

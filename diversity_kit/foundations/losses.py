@@ -79,7 +79,9 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, reduction: str = "
 
 def cross_entropy_gradient(logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
     "Equation (22.4): the gradient of the mean loss by the logits, (..., C), zero where the label is -100. Raises as `cross_entropy`."
-    keep, classes = _kept(logits, labels), logits.shape[-1]
+    keep, classes = _kept(_logits(logits), labels), logits.shape[-1]
+    if not keep.any() or not 0 <= smoothing < 1:
+        cross_entropy(logits, labels, "mean", smoothing)                # says what is wrong
     q = torch.full_like(logits.detach(), smoothing / classes)
     q.scatter_add_(-1, labels.masked_fill(~keep, 0)[..., None], torch.full_like(q[..., :1], 1 - smoothing))
     return ((softmax(logits.detach()) - q) * keep[..., None]) / keep.sum().clamp(min=1)
@@ -88,10 +90,12 @@ def cross_entropy_gradient(logits: torch.Tensor, labels: torch.Tensor, smoothing
 def constant_optimum(labels: torch.Tensor, classes: int) -> tuple[torch.Tensor, float]:
     """The best input-independent logits (C,), the log-frequencies, and the loss they reach: the entropy of the labels in nats.
 
-    It is the floor that a model must break to have learned anything from its input. Raises ValueError if no label counts."""
+    It is the floor that a model must break to have learned anything from its input. Raises ValueError if no label counts or one is no class."""
     kept = labels[labels != IGNORE].flatten()
     if not len(kept):
         raise ValueError("no label counts: their entropy is undefined")
+    if int(kept.min()) < 0 or int(kept.max()) >= classes:
+        raise ValueError(f"labels must lie in 0..{classes - 1} or be {IGNORE}, got {int(kept.min())} to {int(kept.max())}")
     q = torch.bincount(kept, minlength=classes).to(torch.get_default_dtype()) / len(kept)
     return q.log(), float(-torch.special.xlogy(q, q).sum())
 
@@ -106,7 +110,7 @@ def binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, reduction: 
         raise ValueError(f"logits {tuple(z.shape)} and labels {tuple(y.shape)} must have one shape, and reduction be mean, sum or none, got {reduction!r}")
     if not ((y >= 0) & (y <= 1)).all():
         raise ValueError("labels must lie in [0, 1]: 0 and 1, or a probability between them; recode labels such as -1 and 1")
-    losses = z.clamp(min=0) - y * z + torch.log1p(torch.exp(-z.abs()))
+    losses = z.clamp(min=0) - torch.where(y == 0, torch.zeros_like(z), y * z) + torch.log1p(torch.exp(-z.abs()))      # a logit of -inf says "surely 0", which may be right
     return losses if reduction == "none" else getattr(losses, reduction)()
 
 # %% ../../nbs/foundations/22_losses.ipynb #ls-pre

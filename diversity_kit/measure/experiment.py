@@ -11,11 +11,13 @@ import copy
 import functools
 import hashlib
 import inspect
+import io
 import json
 import linecache
 import math
 import operator
 import os
+import pickle
 import re
 import symtable
 import sys
@@ -109,18 +111,26 @@ def _users(value) -> set[str]:
     if isinstance(value, (tuple, list, dict)):
         return set().union(*map(_users, value.values() if isinstance(value, dict) else value))
     root = (getattr(value, "__module__", None) or type(value).__module__).split(".")[0]
-    file = getattr(sys.modules.get(root), "__file__", None)
+    return {root} if _own(root) else set()
+
+
+@functools.lru_cache(maxsize=1024)
+def _own(root: str) -> bool:
+    "Is this top-level module the user's: a notebook or a file that is neither installed nor Python's?"
+    module = sys.modules.get(root)
+    file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), None)      # a folder without __init__.py has only a path
+    if root == "__main__" or not file:
+        return root == "__main__"
     away = [Path(sysconfig.get_path(p)).resolve() for p in ("stdlib", "platstdlib", "purelib", "platlib")]
-    own = root == "__main__" or (file and not any(a in Path(file).resolve().parents for a in away))
-    return {root} if own else set()
+    return not {"site-packages", "dist-packages"} & set(Path(file).parts) and not any(a in Path(file).resolve().parents for a in away)
 
 
 _PLAIN = (int, float, complex, str, bytes, type(None))
 
 
 def source_key(function: Callable) -> str:
-    """Equation (1): hash of a function, of the notebook functions, classes, objects and constants it reaches, of the settings it names,
-    and of every module of this package that they use.
+    """Equation (14.1): hash of a function, of the functions, classes, objects and constants of yours that it reaches (in the notebook or in files of your own), of the settings it names,
+    and of every module of this package that they use. Of installed packages, only the versions that `Experiment` knows count.
 
     Raises TypeError if the function's source cannot be read (a built-in, a lambda made by exec)."""
     bare = function
@@ -144,6 +154,13 @@ def source_key(function: Callable) -> str:
             seen[id(value)] = value                                  # held, so that its id stays its own
         if isinstance(value, ModuleType):
             modules.add(value.__name__)
+            top = value.__name__.split(".")[0]
+            if top not in (_ROOT, "__main__") and _own(top):
+                if file := getattr(value, "__file__", None):
+                    text = Path(file).read_text(encoding="utf-8")
+                    keep(f"file {value.__name__}", _skeleton(text))
+                    modules |= _imports(text, _ROOT)
+                todo += [(f"{value.__name__}.{n}", v) for n, v in sorted(vars(value).items()) if getattr(v, "__module__", value.__name__) != value.__name__ or isinstance(v, ModuleType)]
         elif isinstance(value, functools.partial):
             todo += [(f"{name}.func", value.func), (f"{name}.bound", (value.args, value.keywords))]
         elif isinstance(value, MethodType):
@@ -152,7 +169,7 @@ def source_key(function: Callable) -> str:
             home = value.__module__ or "__main__"
             if home.split(".")[0] == _ROOT:
                 modules.add(home)
-            elif home.split(".")[0] in roots:
+            elif home.split(".")[0] in roots or _own(home.split(".")[0]):
                 todo += _reach(value, home, keep, modules, settings)
         elif hasattr(value, "__wrapped__"):                          # lru_cache and other decorators
             todo.append((f"{name}.wrapped", value.__wrapped__))
@@ -300,10 +317,12 @@ class Experiment:
 
     arms: dict name -> config (JSON-able; everything the trial depends on stands here); seeds: a number or the seeds themselves;
     trial(config, seed) -> dict of finite numbers, a pure function (python's, numpy's and torch's generators are seeded before it).
-    Finished trials are kept below kit.cache_dir('trials'), one file each, named by equation (1)."""
+    Finished trials are kept below kit.cache_dir('trials'), one file each, named by equation (14.1). Raises TypeError for arms that are no dict or configs that are not plain JSON, ValueError for no arm, no seed or a seed twice."""
 
     def __init__(self, name: str, arms: Mapping[str, Mapping], seeds: int | Iterable[int],
                  trial: Callable[[dict, int], Mapping[str, float]]):
+        if not isinstance(arms, Mapping):
+            raise TypeError(f"experiment {name!r}: arms are a dict, name -> config of the trial, got {type(arms).__name__}")
         self.name, self.arms, self.trial = name, copy.deepcopy(dict(arms)), trial
         self.seeds = list(range(operator.index(seeds))) if hasattr(seeds, "__index__") else [operator.index(s) for s in seeds]
         if not self.arms or not self.seeds:
@@ -345,7 +364,7 @@ class Experiment:
     def run(self, jobs: int = 1) -> Results:
         """Compute what is missing with `jobs` processes (1 = this one) and return all results. Interrupt at any time; call again to go on.
 
-        Raises RuntimeError naming the arm and the seed if a trial fails; what was finished is kept."""
+        Raises RuntimeError naming the arm and the seed if a trial fails; what was finished is kept. TypeError if the trial cannot be sent to other processes."""
         import pandas as pd
         todo = self.missing()
         done = len(self.arms) * len(self.seeds) - len(todo)
@@ -369,7 +388,8 @@ class Experiment:
             results = (_guarded(self.trial, *w) if self._read(w[0], w[2]) is None else None for w in work)
         else:
             from joblib import Parallel, delayed
-            results = Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(_guarded)(self.trial, *w) for w in work)
+            packed = _pack(self.trial, self.name)
+            results = Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(_guarded)(packed, *w) for w in work)
         start = time.perf_counter()
         for i, outcome in enumerate(tqdm(results, total=len(work), desc=self.name, leave=False, disable=quiet), 1):
             if isinstance(outcome, str):
@@ -384,9 +404,42 @@ class Experiment:
                 Path(note).write_text(json.dumps(state), encoding="utf-8")
 
 
+def _pack(trial, name: str) -> bytes:
+    """The trial as bytes for other processes; a cache of the notebook (functools.lru_cache) goes along empty.
+
+    Raises TypeError naming the experiment if something the trial reaches cannot leave this process."""
+    import cloudpickle
+
+    class Pickler(cloudpickle.Pickler):
+        def reducer_override(self, thing):
+            if isinstance(thing, _CACHE) and thing.__module__ == "__main__":
+                return _cached_again, (thing.__wrapped__, thing.cache_parameters())
+            return super().reducer_override(thing)
+
+    out = io.BytesIO()
+    try:
+        Pickler(out).dump(trial)
+    except Exception as e:
+        raise TypeError(f"experiment {name!r}: the trial uses something that cannot be sent to another process ({e}). Use run(jobs=1), or make it inside the trial") from None
+    return out.getvalue()
+
+
+_CACHE = type(functools.lru_cache(maxsize=1)(len))
+
+
+def _cached_again(function, parameters):
+    return functools.lru_cache(**parameters)(function)
+
+
+@functools.lru_cache(maxsize=4)
+def _unpack(packed: bytes):
+    "Once in each process, so that the trial's own caches last from one trial to the next."
+    return pickle.loads(packed)
+
+
 def _guarded(trial, arm, config, seed, path):
     try:
-        return _run_one(trial, arm, config, seed, path)
+        return _run_one(_unpack(trial) if isinstance(trial, bytes) else trial, arm, config, seed, path)
     except Exception as e:                                           # a worker's traceback would not say which trial it was
         return f"trial(arm {arm!r}, seed {seed}) failed with {type(e).__name__}: {e}"
 

@@ -10,9 +10,11 @@ import html
 import json
 import math
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral, Real
 from pathlib import Path
 
 from .. import kit
@@ -47,16 +49,22 @@ class Claim:
     def __post_init__(self):
         if self.expected not in ("+", "-", "0") and not (isinstance(self.expected, (int, float)) and math.isfinite(self.expected)):
             raise ValueError(f"claim {self.id}: expected must be '+', '-', '0' or a number, got {self.expected!r}")
-        if not (math.isfinite(self.margin) and self.margin > 0):
+        if not (isinstance(self.margin, Real) and math.isfinite(self.margin) and self.margin > 0):
             raise ValueError(f"claim {self.id}: margin must be a positive number of {self.unit}, got {self.margin!r}")
+        if not (isinstance(self.seeds, Integral) and self.seeds > 0):
+            raise ValueError(f"claim {self.id}: seeds must be a whole number above 0, got {self.seeds!r}")
         if self.published and "[V]" not in self.published and "[V2]" not in self.published:
             raise ValueError(f"claim {self.id}: a published figure needs its source mark [V] or [V2]; leave it out if nobody has read the source")
         if not self.id.replace("-", "").replace("_", "").isalnum():
             raise ValueError(f"claim id {self.id!r} must be letters, digits, - and _: it names a file")
 
+    def fewest(self, mean: float) -> int:
+        "The seeds that a verdict on an effect of this size needs."
+        return max(self.seeds, SMALL_SEEDS) if self.unit == "points" and abs(mean) < SMALL else self.seeds
+
     def verdict(self, effect: Effect, p: float | None = None) -> str:
-        "Equation (1). `p`: Holm-adjusted p-value of the chapter's family; without it the interval alone decides."
-        if effect.n < (max(self.seeds, SMALL_SEEDS) if self.unit == "points" and abs(effect.mean) < SMALL else self.seeds):
+        "Equation (15.1). `p`: Holm-adjusted p-value of the chapter's family; without it the interval alone decides."
+        if effect.n < self.fewest(effect.mean):
             return "inconclusive"
         low90, high90 = interval90(effect)
         inside = -self.margin < low90 and high90 < self.margin
@@ -106,7 +114,12 @@ def settle(measured: Sequence[tuple[Claim, Effect]], minutes: float = 0.0, chapt
 
     minutes, gpu_minutes: trial minutes behind them, and those of them on a card; speed: plain figures such as examples_per_s, peak_mb, share_of_peak;
     extra: plain JSON values kept with each record, e.g. curve={title: {arm: {n: [mean, low, high]}}} which the report draws; attach: {claim id: any of these} for one claim alone.
-    folder: default kit.results_dir(). Raises ValueError for a duplicate id, an effect that is not finite, or something attached to a claim that is not there; nothing is then written."""
+    folder: default kit.results_dir(); chapter: its file's name, with or without the part's. A record of a newer commit stays in the folder, with a warning; what was measured is returned all the same.
+    Raises TypeError for anything but pairs, ValueError for a duplicate id, an effect that is not finite, or something attached to a claim that is not there; nothing is then written."""
+    measured = list(measured)
+    for pair in measured:
+        if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], Claim) and isinstance(pair[1], Effect)):
+            raise TypeError(f"settle takes a list of pairs (Claim, Effect), the effect from results.effect(arm, control, metric) or paired_t; got {pair!r}")
     ids = [c.id for c, _ in measured]
     if len(set(ids)) < len(ids):
         raise ValueError(f"the same claim twice in one call: {ids}")
@@ -120,12 +133,13 @@ def settle(measured: Sequence[tuple[Claim, Effect]], minutes: float = 0.0, chapt
     signed = [i for i, (c, _) in enumerate(measured) if c.expected in ("+", "-")]
     adjusted = dict(zip(signed, holm([measured[i][1].p for i in signed]))) if signed else {}
     folder = Path(folder) if folder else kit.results_dir()
-    common = {"minutes": minutes, "gpu_minutes": gpu_minutes, "speed": speed, "deviations": deviations, "chapter": chapter, **extra}
+    common = {"minutes": minutes, "gpu_minutes": gpu_minutes, "speed": speed, "deviations": deviations, "chapter": chapter.rpartition("/")[2], **extra}
     return [_write(c, e, adjusted.get(i), folder, common | dict((attach or {}).get(c.id, {}))) for i, (c, e) in enumerate(measured)]
 
 
 def _write(claim, effect, p, folder, values) -> dict:
-    number = lambda x: None if x is None or not math.isfinite(x) else float(f"{x:.6g}")
+    digits = 17 if claim.margin < 1e-5 * abs(effect.mean) else 6    # a verdict must follow from what is written
+    number = lambda x: None if x is None or not math.isfinite(x) else float(f"{x:.{digits}g}")
     cost = {k: round(values.pop(k), 2) for k in ("minutes", "gpu_minutes")}
     speed = values.pop("speed")
     cost |= {"speed": speed} if speed else {}
@@ -140,8 +154,11 @@ def _write(claim, effect, p, folder, values) -> dict:
         with contextlib.suppress(ValueError):                        # a damaged record is replaced
             old = json.loads(path.read_text(encoding="utf-8"))
     if isinstance(old, dict):
-        if {k: v for k, v in old.items() if k not in stamp} == json.loads(json.dumps(record)) or old.get("commit_time", 0) > stamp["commit_time"]:
+        if {k: v for k, v in old.items() if k not in stamp} == json.loads(json.dumps(record)):
             return old
+        if old.get("commit_time", 0) > stamp["commit_time"]:
+            warnings.warn(f"{path} is of a newer commit ({old.get('env', {}).get('commit', 'unknown')}) and stays; this run's record is returned, not written", stacklevel=3)
+            return record | stamp
     write_atomically(path, json.dumps(record | stamp, indent=1, ensure_ascii=False) + "\n")
     return record | stamp
 
@@ -190,26 +207,36 @@ def merge(source: str | Path, into: str | Path | None = None) -> dict[str, str]:
     return done
 
 
+def _because(record: dict) -> str:
+    "What the interval alone does not show: too few seeds, a p that Holm's correction took away, or a size that does not matter."
+    c, e = Claim(**record["claim"]), record["effect"]
+    if below_margin(record):
+        return ", below the margin"
+    if record["verdict"] == "inconclusive" and e["n"] < (need := c.fewest(e["mean"])):
+        return f", {e['n']} of {need} seeds"
+    apart = c.expected in ("+", "-") and (e["low"] > 0 or e["high"] < 0)
+    return ", by Holm's p" if apart and record["verdict"] in ("inconclusive", "equivalent") else ""
+
+
 def table(records: Iterable[dict] | None = None):
-    "The ledger as a pandas frame: one row per record."
+    "The ledger as a pandas frame: one row per record. What the interval alone does not show stands behind the verdict: seeds that lack, Holm's p, a size below the margin."
     import pandas as pd
     rows = []
     for r in read() if records is None else records:
         e, c = r["effect"], r["claim"]
         shape = "+.2f" if c["unit"] == "points" else "+.4f" if max(abs(e["low"]), abs(e["high"])) >= 1e-3 else ".1e"
-        ours = f"{e['mean']:{shape}} [{e['low']:{shape}}, {e['high']:{shape}}]" if e["n"] > 1 else f"{e['mean']:.2g}"
-        rows.append({"claim": c["id"], "statement": c["statement"], "published": c["published"] or "-", "ours (95 % interval)": f"{ours} {c['unit']}", "seeds": e["n"],
-                     "where": r["where"] if "where" in r else kit.results_dir().name, "minutes": r["minutes"], "verdict": r["verdict"] + ", below the margin" * below_margin(r), "deviations": r["deviations"] or "-"})
-    return pd.DataFrame(rows, columns=["claim", "statement", "published", "ours (95 % interval)", "seeds", "where", "minutes", "verdict", "deviations"])
+        ours = f"{e['mean']:{shape}} [{e['low']:{shape}}, {e['high']:{shape}}]" if e["n"] > 1 else f"{e['mean']:.6g}"
+        rows.append({"claim": c["id"], "statement": c["statement"], "published": c["published"] or "-", "ours (95 % interval)": f"{ours} {c['unit']}", "p (Holm)": p_text(e.get("p_holm")), "seeds": e["n"],
+                     "where": r["where"] if "where" in r else kit.results_dir().name, "minutes": r["minutes"], "verdict": r["verdict"] + _because(r), "deviations": r["deviations"] or "-"})
+    return pd.DataFrame(rows, columns=["claim", "statement", "published", "ours (95 % interval)", "p (Holm)", "seeds", "where", "minutes", "verdict", "deviations"])
 
 
 def elsewhere(chapter: str):
     "What other machines found about the claims of a chapter ('63_finetune'): a frame with one row per record, or a sentence if none has run it. Deviations stand in README's table."
-    found = [r for r in read() if r.get("chapter") == chapter and r["where"] != kit.results_dir().name]
+    found = [r for r in read() if r.get("chapter") == chapter.rpartition("/")[2] and r["where"] != kit.results_dir().name]
     if not found:
         return "no other machine has run this chapter yet"
-    extra = {"measured": [r["claim"]["quantity"] for r in found], "p (Holm)": [p_text(r["effect"].get("p_holm")) for r in found]}
-    return table(found).assign(**extra)[["claim", "statement", "measured", "ours (95 % interval)", "p (Holm)", "seeds", "where", "verdict"]]
+    return table(found).assign(measured=[r["claim"]["quantity"] for r in found])[["claim", "statement", "measured", "ours (95 % interval)", "p (Holm)", "seeds", "where", "verdict"]]
 
 
 def markdown(records: Iterable[dict] | None = None) -> str:

@@ -153,7 +153,7 @@ def test_training_rows_come_from_the_training_split(c):
 def test_equal_steps_and_shares_that_copies_do_not_change(c):
     share = {}
     for a in case.ARMS:
-        data, order = case.blocks({**C, "arm": a, "steps": 500}, 0)
+        data, order = case.blocks({**C, "model": "gpt2", "arm": a, "steps": 500}, 0)
         assert order.shape == (500 * 4,) and data.shape[1] == 32 and order.max() < len(data)
         share[a] = np.mean(data[order][:, 0] == case.tag(c.tokenizer, "note"))
     assert share["single"] == 1 and share["untagged"] == share["concat"] == 0
@@ -166,6 +166,26 @@ def test_equal_steps_and_shares_that_copies_do_not_change(c):
 def test_bad_configs_say_what_is_wrong(change, message):
     with pytest.raises(ValueError, match=message):
         case.training_rows({**C, **change}, 0)
+
+
+def test_a_counting_single_reads_each_block_once_and_nothing_else_changes():
+    for arm in case.ARMS:
+        (data, order, sizes), (same, steps, _) = (case.reading({**C, "arm": arm, "steps": 100, "model": m}, 0) for m in ("ngram", "gpt2"))
+        assert np.array_equal(data, same) and sum(sizes) == len(data)
+        assert np.array_equal(order, np.arange(len(data)) if arm == "single" else steps) and len(steps) == 400
+    assert case.trial({**C, "arm": "single", "samples": 0, "steps": 100}, 0)["passes"] == 1
+
+
+def test_a_trial_says_how_much_of_the_text_it_read(c):
+    assert case.coverage(np.array([0, 0, 1, 3, 3, 3]), [3, 2]) == {"passes": 1.2, "read": 60.0, "tail passes": 1.5, "tail read": 50.0}
+    for arm, steps in (("tagged", 2), ("tagged", 100), ("temperature", 100)):
+        config = {**C, "arm": arm, "steps": steps, "samples": 0}
+        data, order = case.blocks(config, 0)
+        tail = data[:, 0] == case.tag(c.tokenizer, "note")
+        got = case.trial(config, 0)
+        assert got["passes"] == pytest.approx(4 * steps / len(data)) and got["read"] == pytest.approx(100 * len(np.unique(order)) / len(data))
+        assert got["tail passes"] == pytest.approx(tail[order].sum() / tail.sum()) and got["tail read"] == pytest.approx(100 * len(np.unique(order[tail[order]])) / tail.sum())
+        assert (got["read"] < 50) == (steps == 2)
 
 
 def naive_kneser_ney(blocks, vocab, head, order, D):
@@ -342,10 +362,21 @@ def test_repetition_rows(c):
     assert abs(size["fresh"] - 768) < 60 and abs(size["prefix"] - 192) < 60 and abs(size["spread"] - 192) < 60
     at = every.index(rows["prefix"][0])
     assert rows["prefix"] == (every + every)[at:at + len(rows["prefix"])] and rows["spread"] == rows["fresh"][:len(rows["spread"])]
-    assert math.isfinite(case.repetition_trial({**config, "arm": "spread"}, 0)["bits"])
+    assert case.repetition_rows({**config, "arm": "once"}, 3)[0].tolist() == rows["spread"][0] and len(case.repetition_rows({**config, "arm": "once"}, 3)) == len(rows["spread"])
     for change, message in (({"arm": "suffix"}, "unknown arm"), ({"arm": "fresh", "steps": 10**4}, "take fewer steps")):
         with pytest.raises(ValueError, match=message):
             case.repetition_rows({**config, **change}, 0)
+
+
+def test_repetition_is_taken_apart_from_having_less_text(c, monkeypatch):
+    config, read, inner = {**C, "style": "letter", "repeats": 4, "steps": 24}, {}, case.NGram
+    for arm in ("fresh", "spread", "once"):
+        monkeypatch.setattr(case, "NGram", lambda blocks, *a, arm=arm: read.update({arm: blocks}) or inner(blocks, *a))
+        got = case.repetition_trial({**config, "arm": arm}, 0)
+        assert math.isfinite(got["bits"]) and got["passes"] == pytest.approx({"fresh": 1, "spread": 4, "once": 1}[arm], rel=0.3)
+    distinct = {a: {tuple(b) for b in x.tolist()} for a, x in read.items()}
+    assert distinct["once"] == distinct["spread"] and len(read["once"]) == len(distinct["once"]) < len(read["spread"]) == len(read["fresh"])
+    assert case.repetition_trial({**config, "model": "gpt2", "arm": "once"}, 0)["passes"] < 1.5
 
 
 def test_many_copies_are_extracted_and_single_rows_are_not(c, monkeypatch):
@@ -367,6 +398,15 @@ def test_collapse_follows_its_law_and_real_text_stops_it():
     assert case.gaussian_chain(50, 30, 500, seed=0, real=1.0)[-1] == pytest.approx(49 / 50, rel=0.03)
     left = [case.collapse_trial({**C, "real": r, "generations": 4, "rows_each": 30}, 0) for r in (0.0, 0.5)]
     assert left[0]["bigrams"] < left[1]["bigrams"] and left[0]["types"] < left[1]["types"] and left[0]["bigrams"] < 70
+
+
+def test_types_are_counted_in_what_the_model_wrote(c, monkeypatch):
+    "A model that writes one token over and over has lost all others, however much real text stands beside it."
+    monkeypatch.setattr(case, "write", lambda model, corpus, styles, n, *a: {s: [np.array([300, 300])] * n for s in styles})
+    got = case.collapse_trial({**C, "real": 0.5, "generations": 2, "rows_each": 30}, 0)
+    first = 100 / got["types"]                                                  # one type is 100 / `types` of generation 0's
+    assert first > 20 and got["bigrams"] < 5 and got["kept types"] > 50 and got["alone"] > 50
+    assert case.collapse_trial({**C, "real": 0.0, "generations": 2, "rows_each": 30}, 0)["alone"] == 0
 
 
 def test_speed_figures():

@@ -28,10 +28,10 @@ from ..fusion.mixture import Schedule, Source, temperature_shares, unimax_shares
 __all__ = ['END', 'ANY', 'ARMS', 'DOUBLED', 'TEMPERATURE', 'CAP', 'MORE_REAL', 'MODELS', 'DISCOUNTS', 'WRITERS', 'COPIES',
            'pieces', 'toy_style', 'style_rows', 'train_bpe', 'encode', 'tag', 'Corpus', 'corpus', 'gpt2', 'Run', 'fit',
            'row_nll', 'bits_per_byte', 'scores', 'reading_order', 'pack', 'transform', 'shuffled', 'sample_rows',
-           'world', 'training_rows', 'blocks', 'NGram', 'complete', 'write', 'control_tokens', 'longest_copied',
-           'style_classifier', 'style_accuracy', 'trained', 'trial', 'judged', 'arms', 'repetition_law',
-           'effective_data', 'repetition_rows', 'repetition_trial', 'duplication_trial', 'gaussian_chain',
-           'collapse_trial', 'plain_loop', 'flops_per_token', 'adapt']
+           'world', 'training_rows', 'reading', 'blocks', 'coverage', 'NGram', 'complete', 'write', 'control_tokens',
+           'longest_copied', 'style_classifier', 'style_accuracy', 'trained', 'trial', 'judged', 'arms',
+           'repetition_law', 'effective_data', 'repetition_rows', 'repetition_trial', 'duplication_trial',
+           'gaussian_chain', 'collapse_trial', 'plain_loop', 'flops_per_token', 'adapt']
 
 # %% ../../nbs/cases/83_generation.ipynb #gn_styles
 _SENTENCE = re.compile(r".+?(?:[.!?。！？；…]+[\"'”’」)]*\s*|\n+|$)", re.S)
@@ -389,8 +389,10 @@ def training_rows(config: dict, seed: int) -> dict[str, list[np.ndarray]]:
     return rows
 
 
-def blocks(config: dict, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(blocks (n, length), order): what an arm trains on and the numbers of the blocks in the order of training, steps * batch of them. Shares follow the tokens that the seed's N real rows have, so that copies and more real rows change no share."""
+def reading(config: dict, seed: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """(blocks (n, length), order, sizes): what an arm trains on, the numbers of the blocks in the order of training, steps * batch of them, and how many blocks each source has. Shares follow the tokens that the seed's N real rows have, so that copies and more real rows change no share.
+
+    'single' for the n-gram model reads each block once: it keeps no best look, and the same row counted many times over would only spoil its counts."""
     c, arm, rows = world(config), config["arm"], training_rows(config, seed)
     end, plain = tag(c.tokenizer, "end"), arm in ("untagged", "concat")
     rng = np.random.default_rng([seed, 4])
@@ -404,7 +406,19 @@ def blocks(config: dict, seed: int) -> tuple[np.ndarray, np.ndarray]:
         p, _ = unimax_shares(size, total * config["length"], config.get("cap", CAP))
     else:
         p = temperature_shares(size, config.get("temperature", TEMPERATURE) if arm in ("temperature", "more_real", *DOUBLED) else 1.0)
-    return np.concatenate(parts), reading_order([len(x) for x in parts], p, total, seed)
+    data, sizes = np.concatenate(parts), [len(x) for x in parts]
+    return data, np.arange(len(data)) if arm == "single" and config.get("model") == "ngram" else reading_order(sizes, p, total, seed), sizes
+
+
+def blocks(config: dict, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    "The blocks and the order of `reading`."
+    return reading(config, seed)[:2]
+
+
+def coverage(order: np.ndarray, sizes: Sequence[int]) -> dict[str, float]:
+    "How often training reads what there is: 'passes' over all blocks, 'read' (% of them that are read at least once), and the same for the last source, the tail: 'tail passes', 'tail read'."
+    seen, tail = np.bincount(order, minlength=sum(sizes)), sizes[-1]
+    return {"passes": float(seen.mean()), "read": 100 * float((seen > 0).mean()), "tail passes": float(seen[-tail:].mean()), "tail read": 100 * float((seen[-tail:] > 0).mean())}
 
 # %% ../../nbs/cases/83_generation.ipynb #gn_ngram
 class NGram:
@@ -607,15 +621,15 @@ def trained(config: dict, seed: int, data: np.ndarray, order: np.ndarray, styles
 
 
 def trial(config: dict, seed: int) -> dict[str, float]:
-    """One arm, one seed: 'bits' (mean over styles, test), 'bits STYLE', 'worst', 'passes' over the tail style's real rows; with config['samples'] > 0 also what `judged` says of as many texts in each style.
+    """One arm, one seed: 'bits' (mean over styles, test), 'bits STYLE', 'worst', and what `coverage` says of the blocks read (for 'concat', one source, the tail is everything); with config['samples'] > 0 also what `judged` says of as many texts in each style.
 
     config: styles, limit, vocab, most, held_out (the corpus); rows (training rows by style), arm, model, length, batch, steps; for gpt2 width, layers, heads, lr, looks, compiled; samples, new. The seed redraws rows, order, initialisation, transform and samples."""
     c, plain = world(config), config["arm"] in ("untagged", "concat")
-    data, order = blocks(config, seed)
+    data, order, sizes = reading(config, seed)
     styles = c.styles[-1:] if config["arm"] == "single" else c.styles
     model, out = trained(config, seed, data, order, styles, plain)
     bits = scores(model, c, "test", plain, styles)
-    out |= {"bits": float(np.mean(list(bits.values()))), "worst": max(bits.values())} | {f"bits {s}": b for s, b in bits.items()}
+    out |= coverage(order, sizes) | {"bits": float(np.mean(list(bits.values()))), "worst": max(bits.values())} | {f"bits {s}": b for s, b in bits.items()}
     if config.get("samples"):
         texts = write(model, c, list(styles), config["samples"], config["new"], seed, plain)
         out |= judged(config, texts, [r for rows in training_rows(config | {"arm": "tagged"}, seed).values() for r in rows])
@@ -667,13 +681,13 @@ def effective_data(passes: float, decay: float = 15.387756) -> float:
 
 
 def repetition_rows(config: dict, seed: int) -> list[np.ndarray]:
-    """Rows of config['style'] for 'fresh' (as many tokens as training reads), 'prefix' (1/repeats of that, in one contiguous run from a random place) and 'spread' (as many, drawn from everywhere).
+    """Rows of config['style'] for 'fresh' (as many tokens as training reads), 'prefix' (1/repeats of that, in one contiguous run from a random place), 'spread' (as many, drawn from everywhere) and 'once' (the rows of 'spread').
 
     Raises ValueError for an unknown arm or if the style has fewer tokens than training reads."""
     rows, arm = world(config).rows[config["style"]]["train"], config["arm"]
     size, budget = np.array([len(r) + 2 for r in rows]), config["steps"] * config["batch"] * config["length"]
-    if arm not in ("fresh", "prefix", "spread"):
-        raise ValueError(f"unknown arm {arm!r}: fresh, prefix or spread")
+    if arm not in ("fresh", "prefix", "spread", "once"):
+        raise ValueError(f"unknown arm {arm!r}: fresh, prefix, spread or once")
     if size.sum() < budget:
         raise ValueError(f"style {config['style']!r} has {size.sum()} tokens, training reads {budget}: take fewer steps")
     rng = np.random.default_rng([seed, 7])
@@ -683,13 +697,16 @@ def repetition_rows(config: dict, seed: int) -> list[np.ndarray]:
 
 
 def repetition_trial(config: dict, seed: int) -> dict[str, float]:
-    "Train on `repetition_rows` for the same number of steps in every arm: {'bits': test bits per byte of the style}."
+    "Train on `repetition_rows`: {'bits': test bits per byte of the style, 'passes'}. All arms read the same number of blocks but 'once', which passes over its rows once, in whole batches."
     c, style = world(config), config["style"]
     rows = repetition_rows(config, seed)
     rng = np.random.default_rng([seed, 8])
     data = pack([rows[i] for i in rng.permutation(len(rows))], tag(c.tokenizer, style), tag(c.tokenizer, "end"), config["length"])
-    model, out = trained(config, seed, data, reading_order([len(data)], [1.0], config["steps"] * config["batch"], seed), [style])
-    return out | {"bits": scores(model, c, "test", styles=[style])[style]}
+    total = len(data) if config["arm"] == "once" else config["steps"] * config["batch"]
+    if config["model"] == "gpt2":
+        total = -(-total // config["batch"]) * config["batch"]
+    model, out = trained(config, seed, data, reading_order([len(data)], [1.0], total, seed), [style])
+    return out | {"passes": total / len(data), "bits": scores(model, c, "test", styles=[style])[style]}
 
 # %% ../../nbs/cases/83_generation.ipynb #gn_planted
 COPIES = (1, 4, 16, 64)
@@ -737,19 +754,21 @@ def gaussian_chain(n: int, generations: int, chains: int, seed: int, real: float
 def collapse_trial(config: dict, seed: int) -> dict[str, float]:
     """An n-gram model trained on its own writing, config['generations'] times; config['real'] of each generation's rows are fresh real ones. Maximum likelihood (no smoothing), so what a generation does not write is gone.
 
-    {'types': % of generation 0's token types left, 'bigrams': % of its bigrams left}."""
+    {'types', 'bigrams': how many different ones the last generation's model *writes*, in as many rows as generation 0 had, in % of generation 0's; 'kept types', 'kept bigrams': the same for the rows that the next generation would read, fresh real ones included; 'alone': types in those fresh rows, without any model}."""
     c = world(config)
     rng, n, end = np.random.default_rng([seed, 11]), config["rows_each"], tag(c.tokenizer, "end")
     draw = lambda s, k: [c.rows[s]["train"][i] for i in rng.integers(len(c.rows[s]["train"]), size=k)]
     now = {s: draw(s, n) for s in c.styles}
-    pairs = lambda rows: {p for x in rows.values() for r in x for p in zip(r[:-1].tolist(), r[1:].tolist())}
-    types, first = len({t for x in now.values() for r in x for t in r.tolist()}), len(pairs(now))
+    types = lambda rows: len({t for x in rows.values() for r in x for t in r.tolist()})
+    pairs = lambda rows: len({p for x in rows.values() for r in x for p in zip(r[:-1].tolist(), r[1:].tolist())})
+    first = types(now), pairs(now)
     for g in range(config["generations"]):
         data = np.concatenate([pack(now[s], tag(c.tokenizer, s), end, config["length"]) for s in c.styles])
         model, keep = NGram(data, config["vocab"], control_tokens(c), 2, 1e-9), round(config["real"] * n)
         new = write(model, c, c.styles, n, config["new"], seed + 1000 * g)
-        now = {s: draw(s, keep) + [r for r in new[s] if len(r)][: n - keep] for s in c.styles}
-    return {"types": 100 * len({t for x in now.values() for r in x for t in r.tolist()}) / types, "bigrams": 100 * len(pairs(now)) / first}
+        fresh = {s: draw(s, keep) for s in c.styles}
+        now = {s: fresh[s] + [r for r in new[s] if len(r)][: n - keep] for s in c.styles}
+    return {"types": 100 * types(new) / first[0], "bigrams": 100 * pairs(new) / first[1], "kept types": 100 * types(now) / first[0], "kept bigrams": 100 * pairs(now) / first[1], "alone": 100 * types(fresh) / first[0]}
 
 # %% ../../nbs/cases/83_generation.ipynb #gn_speed
 def plain_loop(config: dict, data: np.ndarray, order: np.ndarray, seed: int = 0) -> float:

@@ -116,10 +116,11 @@ def _last_time(log, at):
     return out
 
 
+NEXT = case.ratings("toy_ratings").item[case.ratings("toy_ratings").time >= case.cut_times(case.ratings("toy_ratings"))[1]][0]
 LOOKS = {"each user's last action": _last_time, "how long the log goes on": lambda log, at: log.time.max() - at, "who acts a day later": lambda log, at: np.bincount(log.user[log.time > at + 86400], minlength=log.users) > 0,
          "how many actions follow": lambda log, at: (log.time >= at).sum(), "that any follow": lambda log, at: bool((log.time >= at).any()), "stars to come": lambda log, at: np.array([log.rating[log.time >= at].sum()]),
          "items to come": lambda log, at: np.bincount(log.item[log.time >= at], minlength=len(log.catalogue)), "who comes": lambda log, at: np.unique(log.user[log.time >= at]),
-         "what is there, or the future": lambda log, at: log.before(at).rating.mean() if len(log.before(at)) == len(log) else log.rating[-5:].mean()}
+         "the next item, silent without one": lambda log, at: np.array([(log.item[log.time >= at][:1] == NEXT).all()])}
 
 
 @pytest.mark.parametrize("name", LOOKS)

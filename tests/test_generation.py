@@ -168,20 +168,36 @@ def test_bad_configs_say_what_is_wrong(change, message):
         case.training_rows({**C, **change}, 0)
 
 
-def naive_kneser_ney(blocks, vocab, head, order, D):
-    "P(w | context) by dictionaries, straight from equation (4); for rows that begin with `head`."
-    counts = [collections.Counter() for _ in range(order + 1)]
-    for b in blocks:
+def test_a_trial_says_how_much_of_the_text_it_read(c):
+    assert case.coverage(np.array([0, 0, 1, 3, 3, 3]), [3, 2]) == {"passes": 1.2, "read": 60.0, "tail passes": 1.5, "tail read": 50.0}
+    for arm, steps in (("tagged", 2), ("tagged", 100), ("temperature", 100)):
+        config = {**C, "arm": arm, "steps": steps, "samples": 0}
+        data, order = case.blocks(config, 0)
+        tail = data[:, 0] == case.tag(c.tokenizer, "note")
+        got = case.trial(config, 0)
+        assert got["passes"] == pytest.approx(4 * steps / len(data)) and got["read"] == pytest.approx(100 * len(np.unique(order)) / len(data))
+        assert got["tail passes"] == pytest.approx(tail[order].sum() / tail.sum()) and got["tail read"] == pytest.approx(100 * len(np.unique(order[tail[order]])) / tail.sum())
+        assert (got["read"] < 50) == (steps == 2)
+
+
+def naive_kneser_ney(blocks, vocab, head, order, D, weights=None):
+    "P(w | context) by dictionaries, straight from equation (4), with D off places where blocks have weights; for rows that begin with `head`."
+    counts, places = ([collections.Counter() for _ in range(order + 1)] for _ in range(2))
+    for b, weight in zip(blocks, weights or [1] * len(blocks)):
+        if not weight:
+            continue
         for i, w in enumerate(b):
             if w == head:
                 continue
             past = b[max(0, i - order + 1):i]
             if head in past:
                 past = past[len(past) - 1 - past[::-1].index(head):]
-            counts[order][tuple([vocab] * (order - 1 - len(past)) + past + [w])] += 1
+            counts[order][tuple([vocab] * (order - 1 - len(past)) + past + [w])] += weight
+            places[order][tuple([vocab] * (order - 1 - len(past)) + past + [w])] += 1
     for k in range(order - 1, 0, -1):
         for g in {g[order - k - 1:] for g in counts[order]}:
             counts[k][g[1:]] += 1
+            places[k][g[1:]] += 1
 
     def p(context, w):
         value = 1 / (vocab - 1)
@@ -189,8 +205,8 @@ def naive_kneser_ney(blocks, vocab, head, order, D):
             h = tuple(context[len(context) - k + 1:]) if k > 1 else ()
             seen = {g[-1]: n for g, n in counts[k].items() if g[:-1] == h}
             if seen:
-                total = sum(seen.values())
-                value = max(seen.get(w, 0) - D, 0) / total + sum(min(n, D) for n in seen.values()) / total * value
+                total, off = sum(seen.values()), {v: n * min(1, D / places[k][(*h, v)]) for v, n in seen.items()}
+                value = (seen.get(w, 0) - off.get(w, 0)) / total + sum(off.values()) / total * value
         return value
     return p
 
@@ -205,6 +221,25 @@ def test_ngram_equals_the_equation_written_with_dictionaries(order, D):
         grams = np.array([[*context, w] for w in (0, 2, 3, 4, 5, 6, 7)])
         ours = model.prob(grams)
         assert np.allclose(ours, [p(context, w) for w in (0, 2, 3, 4, 5, 6, 7)]) and abs(ours.sum() - 1) < 1e-12
+
+
+def test_weights_are_readings_and_the_discount_is_taken_off_places():
+    rng = np.random.default_rng(4)
+    blocks = case.pack([rng.integers(2, 5, size=rng.integers(1, 8)) for _ in range(14)], head=1, end=0, length=11)
+    weights = rng.integers(0, 4, len(blocks))
+    grams = np.array([[*context, w] for context in ([8, 1], [2, 3], [4, 4], [1, 2]) for w in (0, 2, 3, 4, 5, 6, 7)])
+    p = naive_kneser_ney(blocks.tolist(), 8, 1, 3, 0.9, weights.tolist())
+    got = case.NGram(blocks, 8, [1], 3, 0.9, weights).prob(grams)
+    assert np.allclose(got, [p(g[:-1].tolist(), g[-1]) for g in grams]) and np.allclose(got.reshape(4, 7).sum(1), 1)
+    plain = case.NGram(blocks, 8, [1], 3, 0.9).prob(grams)
+    assert np.allclose(case.NGram(blocks, 8, [1], 3, 0.9, np.full(len(blocks), 7)).prob(grams), plain)          # all read seven times: nothing new was seen
+    assert not np.allclose(case.NGram(np.repeat(blocks, 7, 0), 8, [1], 3, 0.9).prob(grams), plain, atol=1e-3)
+    assert not np.allclose(got, plain, atol=1e-3)
+    for bad in (weights[1:], -np.ones(len(blocks))):
+        with pytest.raises(ValueError, match="one for each block"):
+            case.NGram(blocks, 8, [1], 3, weights=bad)
+    with pytest.raises(ValueError, match="source is empty"):
+        case.NGram(blocks, 8, [1], 3, weights=np.zeros(len(blocks)))
 
 
 def test_ngram_row_scores_samples_and_faults():
@@ -348,6 +383,17 @@ def test_repetition_rows(c):
             case.repetition_rows({**config, **change}, 0)
 
 
+def test_reading_again_is_no_evidence_for_a_counting_model(c):
+    config = {**C, "style": "letter", "repeats": 4, "steps": 96}
+    got = {a: case.repetition_trial({**config, "arm": a}, 0) for a in ("spread", "recounted")}
+    rows = case.repetition_rows({**config, "arm": "spread"}, 0)
+    assert [r.tolist() for r in rows] == [r.tolist() for r in case.repetition_rows({**config, "arm": "recounted"}, 0)]
+    data = case.pack([rows[i] for i in np.random.default_rng([0, 8]).permutation(len(rows))], case.tag(c.tokenizer, "letter"), 0, C["length"])
+    once, _ = case.trained(config, 0, data, np.arange(len(data)), ["letter"])
+    assert got["spread"]["bits"] == pytest.approx(case.scores(once, c, "test", styles=["letter"])["letter"], abs=2e-3)      # the last pass is not whole
+    assert got["recounted"]["bits"] != pytest.approx(got["spread"]["bits"], abs=1e-3) and got["spread"]["passes"] == got["recounted"]["passes"] > 2
+
+
 def test_many_copies_are_extracted_and_single_rows_are_not(c, monkeypatch):
     rng = np.random.default_rng(0)
     rows = [rng.integers(10, 19, size=16) for _ in range(1000)]                # ambiguous after any three tokens: only copies make a row known
@@ -367,6 +413,15 @@ def test_collapse_follows_its_law_and_real_text_stops_it():
     assert case.gaussian_chain(50, 30, 500, seed=0, real=1.0)[-1] == pytest.approx(49 / 50, rel=0.03)
     left = [case.collapse_trial({**C, "real": r, "generations": 4, "rows_each": 30}, 0) for r in (0.0, 0.5)]
     assert left[0]["bigrams"] < left[1]["bigrams"] and left[0]["types"] < left[1]["types"] and left[0]["bigrams"] < 70
+
+
+def test_types_are_counted_in_what_the_model_wrote(c, monkeypatch):
+    "A model that writes one token over and over has lost all others, however much real text stands beside it."
+    monkeypatch.setattr(case, "write", lambda model, corpus, styles, n, *a: {s: [np.array([300, 300])] * n for s in styles})
+    got = case.collapse_trial({**C, "real": 0.5, "generations": 2, "rows_each": 30}, 0)
+    first = 100 / got["types"]                                                  # one type is 100 / `types` of generation 0's
+    assert first > 20 and got["bigrams"] < 5 and got["kept types"] > 50 and got["alone"] > 50
+    assert case.collapse_trial({**C, "real": 0.0, "generations": 2, "rows_each": 30}, 0)["alone"] == 0
 
 
 def test_speed_figures():

@@ -110,6 +110,37 @@ def test_guard_and_causal_check(log):
         case.assert_causal(count, log, math.inf)
 
 
+def _last_time(log, at):
+    out = np.zeros(log.users)
+    np.maximum.at(out, log.user, log.time)
+    return out
+
+
+NEXT = case.ratings("toy_ratings").item[case.ratings("toy_ratings").time >= case.cut_times(case.ratings("toy_ratings"))[1]][0]
+LOOKS = {"each user's last action": _last_time, "how long the log goes on": lambda log, at: log.time.max() - at, "who acts a day later": lambda log, at: np.bincount(log.user[log.time > at + 86400], minlength=log.users) > 0,
+         "how many actions follow": lambda log, at: (log.time >= at).sum(), "that any follow": lambda log, at: bool((log.time >= at).any()), "stars to come": lambda log, at: np.array([log.rating[log.time >= at].sum()]),
+         "items to come": lambda log, at: np.bincount(log.item[log.time >= at], minlength=len(log.catalogue)), "who comes": lambda log, at: np.unique(log.user[log.time >= at]),
+         "the next item, silent without one": lambda log, at: np.array([(log.item[log.time >= at][:1] == NEXT).all()])}
+
+
+@pytest.mark.parametrize("name", LOOKS)
+def test_a_look_at_any_side_of_the_future_is_found(log, name):
+    with pytest.raises(case.FutureLeak, match="depends on actions at or after"):
+        case.assert_causal(LOOKS[name], log, case.cut_times(log)[1])
+
+
+def test_another_future_keeps_the_past_and_is_a_log(log):
+    at = case.cut_times(log)[1]
+    for seed in range(3):
+        other = case.other_future(log, at, seed)
+        for c in ("user", "item", "rating", "time"):
+            assert np.array_equal(getattr(other.before(at), c), getattr(log.before(at), c))
+        assert (np.diff(other.time) >= 0).all() and len(np.unique(other.user * len(log.catalogue) + other.item)) == len(other)
+        assert 0 < len(other) - len(log.before(at)) <= (log.time >= at).sum() // 2 and set(other.rating) <= set(log.rating)
+    one = make([0, 1], [0, 1], [2, 5], [1, 9])
+    assert len(case.other_future(one, 5)) == 2
+
+
 def test_no_task_contains_its_future(log):
     for stage, cut in zip(("validation", "test"), case.cut_times(log)):
         t = case.make_task(log, stage, seed=3, share=.5, cold_share=.2)
@@ -204,6 +235,39 @@ def test_sampled_metrics_full_limit_and_growth():
         case.sampled_hit_rate(s, rel, k=5, negatives=size + 1)
     with pytest.raises(ValueError, match="nothing is relevant"):
         case.sampled_hit_rate(s, torch.zeros_like(rel))
+
+
+def test_equal_scores_give_sampled_hit_rates_no_help_from_the_numbers(task):
+    relevant = torch.zeros(len(task.queries), len(task.cold), dtype=bool)
+    relevant[:, :8] = True                                                         # a catalogue that numbers its classics first
+    constant, exclude = torch.zeros(relevant.shape), torch.zeros_like(relevant)
+    for n, chance in ((None, 10 / 233), (100, 10 / 101)):
+        by_number = case.sampled_hit_rate(constant, relevant, exclude, 10, n, ties=None)
+        at_random = [case.sampled_hit_rate(constant, relevant, exclude, 10, n, ties=t) for t in range(60)]
+        assert by_number == pytest.approx(100) and np.mean(at_random) == pytest.approx(100 * chance, abs=4)
+    assert case.sampled_hit_rate(constant, relevant) == case.sampled_hit_rate(constant, relevant, ties=0) < 60
+    unique = torch.argsort(torch.rand(constant.shape, generator=torch.Generator().manual_seed(1)), 1).float()
+    assert case.sampled_hit_rate(unique, relevant, exclude, ties=None) == pytest.approx(case.sampled_hit_rate(unique, relevant, exclude, ties=5), abs=1e-9)
+
+
+def test_a_trial_does_not_count_ties_by_number():
+    "A model of equal scores on a catalogue whose wanted items come first."
+    log = case.ratings("toy_ratings")
+    order = np.argsort(-np.bincount(log.item, minlength=len(log.catalogue)), kind="stable")
+    place = np.argsort(order)
+    classics = case.Log(log.user, place[log.item], log.rating, log.time, log.users, case.Catalogue(*(tuple(np.array(x)[order]) for x in (log.catalogue.titles, log.catalogue.texts)), log.catalogue.tags[order], log.catalogue.tag_names))
+    t = case.make_task(classics, "test")
+    constant = torch.zeros(len(t.queries), len(t.cold))
+    relevant, seen = torch.from_numpy(t.relevant), t.history.bool()
+    assert case.judge(t, constant)["hit_full"] == case.sampled_hit_rate(constant, relevant, seen, 10, None, ties=0) < 0.8 * case.sampled_hit_rate(constant, relevant, seen, 10, None, ties=None)
+
+
+def test_flipped_pairs():
+    assert case.flipped([1, 2, 3], [10, 20, 30]) == 0 and case.flipped([1, 2, 3], [3, 2, 1]) == 100
+    assert case.flipped([1, 2, 3], [2, 1, 3]) == pytest.approx(100 / 3) and case.flipped([1, 2], [5, 5]) == 50
+    for bad in (([1], [1]), ([1, 2], [1, 2, 3])):
+        with pytest.raises(ValueError, match="two or more models"):
+            case.flipped(*bad)
 
 
 def test_gini_and_exposure():
@@ -520,3 +584,16 @@ def test_recommender_in_use(log):
 def test_known_actions_of_new_users():
     got = case.cold_user_trial({**{k: v for k, v in BASE.items() if k != "cold"}, "model": "ease", "known": [1, 10]}, 0)
     assert set(got) == {"h1", "h10"} and got["h10"] > got["h1"]
+    users = case.cold_user_values({**{k: v for k, v in BASE.items() if k != "cold"}, "model": "ease", "known": [1, 10]}, 0)
+    assert {h: 100 * np.nanmean(v) for h, v in users.items()} == pytest.approx(got) and len(users["h1"]) == case.task_of({k: v for k, v in BASE.items() if k != "cold"}, "test", 0).new.sum()
+
+
+def test_titles_say_how_diverse_lists_are_without_the_tags():
+    config = {**BASE, "model": "ease", "params": {"l2": 50.}, "titles": "words"}
+    plain, spread = case.trial(config, 0), case.trial({**config, "rerank": {"method": "mmr", "trade": .5}}, 0)
+    task = case.task_of(BASE, "test", 0)
+    items = case.reranked_lists(task, case.scores_of({**BASE, "model": "ease", "params": {"l2": 50.}, "extra": 0.0}, "test", 0), "mmr", .5)
+    v = case.title_vectors("toy_ratings", "words")
+    cos = [np.mean([v[a] @ v[b] for k, a in enumerate(row) for b in row[:k]]) for row in items.tolist()]
+    assert spread["diversity_titles"] == pytest.approx(1 - np.mean(cos), abs=1e-5) and spread["diversity_titles"] != plain["diversity_titles"]
+    assert "diversity_titles" not in case.trial({k: v for k, v in config.items() if k != "titles"}, 0)

@@ -28,10 +28,10 @@ from ..fusion.mixture import Schedule, Source, temperature_shares, unimax_shares
 __all__ = ['END', 'ANY', 'ARMS', 'DOUBLED', 'TEMPERATURE', 'CAP', 'MORE_REAL', 'MODELS', 'DISCOUNTS', 'WRITERS', 'COPIES',
            'pieces', 'toy_style', 'style_rows', 'train_bpe', 'encode', 'tag', 'Corpus', 'corpus', 'gpt2', 'Run', 'fit',
            'row_nll', 'bits_per_byte', 'scores', 'reading_order', 'pack', 'transform', 'shuffled', 'sample_rows',
-           'world', 'training_rows', 'blocks', 'NGram', 'complete', 'write', 'control_tokens', 'longest_copied',
-           'style_classifier', 'style_accuracy', 'trained', 'trial', 'judged', 'arms', 'repetition_law',
-           'effective_data', 'repetition_rows', 'repetition_trial', 'duplication_trial', 'gaussian_chain',
-           'collapse_trial', 'plain_loop', 'flops_per_token', 'adapt']
+           'world', 'training_rows', 'reading', 'blocks', 'coverage', 'NGram', 'complete', 'write', 'control_tokens',
+           'longest_copied', 'style_classifier', 'style_accuracy', 'trained', 'trial', 'judged', 'arms',
+           'repetition_law', 'effective_data', 'repetition_rows', 'repetition_trial', 'duplication_trial',
+           'gaussian_chain', 'collapse_trial', 'plain_loop', 'flops_per_token', 'adapt']
 
 # %% ../../nbs/cases/83_generation.ipynb #gn_styles
 _SENTENCE = re.compile(r".+?(?:[.!?。！？；…]+[\"'”’」)]*\s*|\n+|$)", re.S)
@@ -389,8 +389,8 @@ def training_rows(config: dict, seed: int) -> dict[str, list[np.ndarray]]:
     return rows
 
 
-def blocks(config: dict, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(blocks (n, length), order): what an arm trains on and the numbers of the blocks in the order of training, steps * batch of them. Shares follow the tokens that the seed's N real rows have, so that copies and more real rows change no share."""
+def reading(config: dict, seed: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    "(blocks (n, length), order, sizes): what an arm trains on, the numbers of the blocks in the order of training, steps * batch of them, and how many blocks each source has. Shares follow the tokens that the seed's N real rows have, so that copies and more real rows change no share."
     c, arm, rows = world(config), config["arm"], training_rows(config, seed)
     end, plain = tag(c.tokenizer, "end"), arm in ("untagged", "concat")
     rng = np.random.default_rng([seed, 4])
@@ -404,25 +404,43 @@ def blocks(config: dict, seed: int) -> tuple[np.ndarray, np.ndarray]:
         p, _ = unimax_shares(size, total * config["length"], config.get("cap", CAP))
     else:
         p = temperature_shares(size, config.get("temperature", TEMPERATURE) if arm in ("temperature", "more_real", *DOUBLED) else 1.0)
-    return np.concatenate(parts), reading_order([len(x) for x in parts], p, total, seed)
+    data, sizes = np.concatenate(parts), [len(x) for x in parts]
+    return data, reading_order(sizes, p, total, seed), sizes
+
+
+def blocks(config: dict, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    "The blocks and the order of `reading`."
+    return reading(config, seed)[:2]
+
+
+def coverage(order: np.ndarray, sizes: Sequence[int]) -> dict[str, float]:
+    "How often training reads what there is: 'passes' over all blocks, 'read' (% of them that are read at least once), and the same for the last source, the tail: 'tail passes', 'tail read'."
+    seen, tail = np.bincount(order, minlength=sum(sizes)), sizes[-1]
+    return {"passes": float(seen.mean()), "read": 100 * float((seen > 0).mean()), "tail passes": float(seen[-tail:].mean()), "tail read": 100 * float((seen[-tail:] > 0).mean())}
 
 # %% ../../nbs/cases/83_generation.ipynb #gn_ngram
 class NGram:
     """Interpolated n-gram model with absolute discounting and Kneser-Ney's continuation counts below the highest order, equation (4), on token numbers; contexts stop at a row's control token.
 
-    blocks: (n, length) tokens as `pack` makes them, once for each time they are read; heads: the control tokens. Raises ValueError for no blocks, or if vocab**order does not fit into 63 bits."""
+    blocks: (n, length) tokens as `pack` makes them; weights (n,): how often each is read (0: not at all), once each if left out; the discount is taken off places, not off readings. heads: the control tokens.
+    Raises ValueError for no blocks that are read, weights that do not fit, or if vocab**order does not fit into 63 bits."""
 
-    def __init__(self, blocks: np.ndarray, vocab: int, heads: Sequence[int], order: int = 4, discount: float = 0.75):
+    def __init__(self, blocks: np.ndarray, vocab: int, heads: Sequence[int], order: int = 4, discount: float = 0.75, weights: np.ndarray | None = None):
         if order < 1 or order * math.log2(vocab + 1) >= 63:
             raise ValueError(f"order={order} with {vocab} tokens does not fit into 63 bits: choose a lower order")
-        if not np.size(blocks):
+        weights = np.ones(len(blocks)) if weights is None else np.asarray(weights, float)
+        if weights.shape != (len(blocks),) or (weights < 0).any():
+            raise ValueError(f"weights must be {len(blocks)} numbers from 0 on, one for each block")
+        if not np.size(blocks) or not weights.any():
             raise ValueError("an n-gram model of no blocks: the source is empty")
         self.vocab, self.base, self.order, self.heads = vocab, vocab + 1, order, np.asarray(sorted(heads))
-        keys, counts = np.unique(self._keys(self._grams(np.asarray(blocks)), order), return_counts=True)
-        self.tables = [(keys, counts.astype(float))]
+        grams, block = self._grams(np.asarray(blocks)[weights > 0])
+        keys, at, places = np.unique(self._keys(grams, order), return_inverse=True, return_counts=True)
+        self.tables, self.places = [(keys, np.bincount(at, weights[weights > 0][block]))], [places.astype(float)]
         for k in range(order - 1, 0, -1):
             keys, counts = np.unique(self.tables[0][0] % self.base**k, return_counts=True)
             self.tables.insert(0, (keys, counts.astype(float)))
+            self.places.insert(0, counts.astype(float))
         self.contexts = [keys // self.base for keys, _ in self.tables]
         self.set_discount(discount)
 
@@ -431,18 +449,20 @@ class NGram:
         if not discount > 0:
             raise ValueError(f"discount must be positive, got {discount}")
         self.discount = discount
-        self.kept = [np.concatenate([[0.0], np.maximum(c - discount, 0).cumsum()]) for _, c in self.tables]
+        self.own = [c * np.maximum(1 - discount / n, 0) for (_, c), n in zip(self.tables, self.places)]
+        self.kept = [np.concatenate([[0.0], own.cumsum()]) for own in self.own]
         self.mass = [np.concatenate([[0.0], c.cumsum()]) for _, c in self.tables]
         return self
 
-    def _grams(self, blocks: np.ndarray) -> np.ndarray:
-        "All windows (m, order) that end in a token which is predicted; what lies before the last control token of a window is padding (number `vocab`)."
+    def _grams(self, blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        "All windows (m, order) that end in a token which is predicted, and the block (m,) of each; what lies before the last control token of a window is padding (number `vocab`)."
         padded = np.pad(blocks.astype(np.int64), ((0, 0), (self.order - 1, 0)), constant_values=self.vocab)
         grams = np.lib.stride_tricks.sliding_window_view(padded, self.order, axis=1)[:, 1:].reshape(-1, self.order)
         head = np.isin(grams, self.heads)
-        grams, head = grams[~head[:, -1]], head[~head[:, -1]]
+        predicted = ~head[:, -1]
+        grams, head = grams[predicted], head[predicted]
         later = np.cumsum(head[:, ::-1], 1)[:, ::-1]                         # control tokens at or after each place
-        return np.where(later - head > 0, self.vocab, grams)
+        return np.where(later - head > 0, self.vocab, grams), np.repeat(np.arange(len(blocks)), blocks.shape[1] - 1)[predicted]
 
     def _keys(self, grams: np.ndarray, k: int) -> np.ndarray:
         return grams[:, self.order - k:] @ self.base ** np.arange(k - 1, -1, -1)
@@ -450,20 +470,19 @@ class NGram:
     def prob(self, grams: np.ndarray) -> np.ndarray:
         "P(last token | the ones before) of windows (m, order): (m,)."
         p = np.full(len(grams), 1 / (self.vocab - len(self.heads)))
-        for k, ((keys, counts), contexts, kept, mass) in enumerate(zip(self.tables, self.contexts, self.kept, self.mass), 1):
+        for k, ((keys, _), own, contexts, kept, mass) in enumerate(zip(self.tables, self.own, self.contexts, self.kept, self.mass), 1):
             key = self._keys(grams, k)
             low, high = np.searchsorted(contexts, key // self.base), np.searchsorted(contexts, key // self.base, side="right")
             at = np.minimum(np.searchsorted(keys, key), len(keys) - 1)
-            count = np.where(keys[at] == key, counts[at], 0.0)
             total, free = mass[high] - mass[low], (mass[high] - mass[low]) - (kept[high] - kept[low])
-            p = np.where(total > 0, (np.maximum(count - self.discount, 0) + free * p) / np.maximum(total, 1e-300), p)
+            p = np.where(total > 0, (np.where(keys[at] == key, own[at], 0.0) + free * p) / np.maximum(total, 1e-300), p)
         return p
 
     def row_nll(self, rows: Sequence[np.ndarray], head: int, end: int) -> np.ndarray:
         "As the function `row_nll` for GPT-2: nats of each row and its end after its control token."
         size = np.array([len(r) + 1 for r in rows])
         flat = np.concatenate([np.concatenate([[head], r, [end]]) for r in rows])[None]
-        return np.add.reduceat(-np.log(self.prob(self._grams(flat))), np.cumsum(size) - size)
+        return np.add.reduceat(-np.log(self.prob(self._grams(flat)[0])), np.cumsum(size) - size)
 
     def complete(self, prompts: np.ndarray, new: int, end: int, seed: int | None = 0) -> np.ndarray:
         """`new` tokens after each prompt (n, m), drawn exactly from the model, order by order: keep the longest context's own counts or pass on to the shorter one. seed None: always the most frequent token after the longest context that was seen.
@@ -591,13 +610,14 @@ DISCOUNTS = (0.6, 0.75, 0.9, 1.2)
 
 
 def trained(config: dict, seed: int, data: np.ndarray, order: np.ndarray, styles: Sequence[str], plain: bool = False):
-    """(model, numbers of its training): GPT-2 or the n-gram model on data[order]; the n-gram's discount is the best of DISCOUNTS on the development rows of `styles`, GPT-2's weights the best of its looks at them.
+    """(model, numbers of its training): GPT-2 or the n-gram model on data[order] (config['recounted']: as if each reading were another place); the n-gram's discount is the best of DISCOUNTS on the development rows of `styles`, GPT-2's weights the best of its looks at them.
 
     The GPT-2 of a process is one object: the next call overwrites its weights. Raises ValueError for an unknown model."""
     c = world(config)
     mean_bits = lambda model: float(np.mean(list(scores(model, c, "validation", plain, styles).values())))
     if config["model"] == "ngram":
-        model = NGram(data[order], config["vocab"], control_tokens(c), config.get("order", 4))
+        read = (data[order], None) if config.get("recounted") else (data, np.bincount(order, minlength=len(data)))
+        model = NGram(read[0], config["vocab"], control_tokens(c), config.get("order", 4), weights=read[1])
         dev = {d: mean_bits(model.set_discount(d)) for d in DISCOUNTS}
         return model.set_discount(min(dev, key=dev.get)), {"dev": min(dev.values())}
     if config["model"] != "gpt2":
@@ -607,15 +627,15 @@ def trained(config: dict, seed: int, data: np.ndarray, order: np.ndarray, styles
 
 
 def trial(config: dict, seed: int) -> dict[str, float]:
-    """One arm, one seed: 'bits' (mean over styles, test), 'bits STYLE', 'worst', 'passes' over the tail style's real rows; with config['samples'] > 0 also what `judged` says of as many texts in each style.
+    """One arm, one seed: 'bits' (mean over styles, test), 'bits STYLE', 'worst', and what `coverage` says of the blocks read (for 'concat', one source, the tail is everything); with config['samples'] > 0 also what `judged` says of as many texts in each style.
 
     config: styles, limit, vocab, most, held_out (the corpus); rows (training rows by style), arm, model, length, batch, steps; for gpt2 width, layers, heads, lr, looks, compiled; samples, new. The seed redraws rows, order, initialisation, transform and samples."""
     c, plain = world(config), config["arm"] in ("untagged", "concat")
-    data, order = blocks(config, seed)
+    data, order, sizes = reading(config, seed)
     styles = c.styles[-1:] if config["arm"] == "single" else c.styles
     model, out = trained(config, seed, data, order, styles, plain)
     bits = scores(model, c, "test", plain, styles)
-    out |= {"bits": float(np.mean(list(bits.values()))), "worst": max(bits.values())} | {f"bits {s}": b for s, b in bits.items()}
+    out |= coverage(order, sizes) | {"bits": float(np.mean(list(bits.values()))), "worst": max(bits.values())} | {f"bits {s}": b for s, b in bits.items()}
     if config.get("samples"):
         texts = write(model, c, list(styles), config["samples"], config["new"], seed, plain)
         out |= judged(config, texts, [r for rows in training_rows(config | {"arm": "tagged"}, seed).values() for r in rows])
@@ -667,13 +687,13 @@ def effective_data(passes: float, decay: float = 15.387756) -> float:
 
 
 def repetition_rows(config: dict, seed: int) -> list[np.ndarray]:
-    """Rows of config['style'] for 'fresh' (as many tokens as training reads), 'prefix' (1/repeats of that, in one contiguous run from a random place) and 'spread' (as many, drawn from everywhere).
+    """Rows of config['style'] for 'fresh' (as many tokens as training reads), 'prefix' (1/repeats of that, in one contiguous run from a random place), 'spread' (as many, drawn from everywhere) and 'recounted' (the rows of 'spread').
 
     Raises ValueError for an unknown arm or if the style has fewer tokens than training reads."""
     rows, arm = world(config).rows[config["style"]]["train"], config["arm"]
     size, budget = np.array([len(r) + 2 for r in rows]), config["steps"] * config["batch"] * config["length"]
-    if arm not in ("fresh", "prefix", "spread"):
-        raise ValueError(f"unknown arm {arm!r}: fresh, prefix or spread")
+    if arm not in ("fresh", "prefix", "spread", "recounted"):
+        raise ValueError(f"unknown arm {arm!r}: fresh, prefix, spread or recounted")
     if size.sum() < budget:
         raise ValueError(f"style {config['style']!r} has {size.sum()} tokens, training reads {budget}: take fewer steps")
     rng = np.random.default_rng([seed, 7])
@@ -683,13 +703,14 @@ def repetition_rows(config: dict, seed: int) -> list[np.ndarray]:
 
 
 def repetition_trial(config: dict, seed: int) -> dict[str, float]:
-    "Train on `repetition_rows` for the same number of steps in every arm: {'bits': test bits per byte of the style}."
+    "Train on `repetition_rows` for the same number of steps in every arm: {'bits': test bits per byte of the style, 'passes'}. 'recounted' (n-gram model only) is 'spread' with every reading counted as another place."
     c, style = world(config), config["style"]
     rows = repetition_rows(config, seed)
     rng = np.random.default_rng([seed, 8])
     data = pack([rows[i] for i in rng.permutation(len(rows))], tag(c.tokenizer, style), tag(c.tokenizer, "end"), config["length"])
-    model, out = trained(config, seed, data, reading_order([len(data)], [1.0], config["steps"] * config["batch"], seed), [style])
-    return out | {"bits": scores(model, c, "test", styles=[style])[style]}
+    order = reading_order([len(data)], [1.0], config["steps"] * config["batch"], seed)
+    model, out = trained(config | {"recounted": config["arm"] == "recounted"}, seed, data, order, [style])
+    return out | {"passes": len(order) / len(data), "bits": scores(model, c, "test", styles=[style])[style]}
 
 # %% ../../nbs/cases/83_generation.ipynb #gn_planted
 COPIES = (1, 4, 16, 64)
@@ -737,19 +758,21 @@ def gaussian_chain(n: int, generations: int, chains: int, seed: int, real: float
 def collapse_trial(config: dict, seed: int) -> dict[str, float]:
     """An n-gram model trained on its own writing, config['generations'] times; config['real'] of each generation's rows are fresh real ones. Maximum likelihood (no smoothing), so what a generation does not write is gone.
 
-    {'types': % of generation 0's token types left, 'bigrams': % of its bigrams left}."""
+    {'types', 'bigrams': how many different ones the last generation's model *writes*, in as many rows as generation 0 had, in % of generation 0's; 'kept types', 'kept bigrams': the same for the rows that the next generation would read, fresh real ones included; 'alone': types in those fresh rows, without any model}."""
     c = world(config)
     rng, n, end = np.random.default_rng([seed, 11]), config["rows_each"], tag(c.tokenizer, "end")
     draw = lambda s, k: [c.rows[s]["train"][i] for i in rng.integers(len(c.rows[s]["train"]), size=k)]
     now = {s: draw(s, n) for s in c.styles}
-    pairs = lambda rows: {p for x in rows.values() for r in x for p in zip(r[:-1].tolist(), r[1:].tolist())}
-    types, first = len({t for x in now.values() for r in x for t in r.tolist()}), len(pairs(now))
+    types = lambda rows: len({t for x in rows.values() for r in x for t in r.tolist()})
+    pairs = lambda rows: len({p for x in rows.values() for r in x for p in zip(r[:-1].tolist(), r[1:].tolist())})
+    first = types(now), pairs(now)
     for g in range(config["generations"]):
         data = np.concatenate([pack(now[s], tag(c.tokenizer, s), end, config["length"]) for s in c.styles])
         model, keep = NGram(data, config["vocab"], control_tokens(c), 2, 1e-9), round(config["real"] * n)
         new = write(model, c, c.styles, n, config["new"], seed + 1000 * g)
-        now = {s: draw(s, keep) + [r for r in new[s] if len(r)][: n - keep] for s in c.styles}
-    return {"types": 100 * len({t for x in now.values() for r in x for t in r.tolist()}) / types, "bigrams": 100 * len(pairs(now)) / first}
+        fresh = {s: draw(s, keep) for s in c.styles}
+        now = {s: fresh[s] + [r for r in new[s] if len(r)][: n - keep] for s in c.styles}
+    return {"types": 100 * types(new) / first[0], "bigrams": 100 * pairs(new) / first[1], "kept types": 100 * types(now) / first[0], "kept bigrams": 100 * pairs(now) / first[1], "alone": 100 * types(fresh) / first[0]}
 
 # %% ../../nbs/cases/83_generation.ipynb #gn_speed
 def plain_loop(config: dict, data: np.ndarray, order: np.ndarray, seed: int = 0) -> float:

@@ -27,14 +27,14 @@ from ..measure.stats import Effect, bootstrap
 # %% auto #0
 __all__ = ['FIRST', 'SEQUENCE_EDITS', 'DIRECTIONS', 'RECENT', 'HISTORY_TEXT', 'BEHAVIOUR', 'SIMPLE', 'MODELS', 'SHORT',
            'Catalogue', 'Log', 'action_log', 'item_text', 'ratings', 'World', 'simulate', 'FutureLeak', 'guard',
-           'assert_causal', 'cut_times', 'time_split', 'leave_last_out', 'Task', 'make_task', 'top', 'accuracy_at',
-           'sampled_hit_rate', 'gini', 'calibration', 'beyond_accuracy', 'Evaluation', 'exposure', 'evaluate',
-           'popularity', 'recent_popularity', 'item_knn', 'ease', 'als', 'tag_profile', 'windows', 'crop', 'mask',
-           'reorder', 'sequence_rows', 'SASRec', 'fit_sasrec', 'text_vectors', 'edited_texts', 'text_variants',
+           'other_future', 'assert_causal', 'cut_times', 'time_split', 'leave_last_out', 'Task', 'make_task', 'top',
+           'accuracy_at', 'sampled_hit_rate', 'gini', 'calibration', 'beyond_accuracy', 'Evaluation', 'exposure',
+           'evaluate', 'popularity', 'recent_popularity', 'item_knn', 'ease', 'als', 'tag_profile', 'windows', 'crop',
+           'mask', 'reorder', 'sequence_rows', 'SASRec', 'fit_sasrec', 'text_vectors', 'edited_texts', 'text_variants',
            'TextTower', 'padded', 'history_mean', 'fit_tower', 'tower_scores', 'history_text', 'finetune',
            'standardised', 'fit_reranker', 'mmr', 'dpp', 'rating_models', 'content_features', 'stars_trial', 'task_of',
-           'tag_vectors', 'scores_of', 'judge', 'trial', 'reranked_lists', 'tune', 'cold_user_trial', 'by_popularity',
-           'Recommender', 'fit_recommender']
+           'tag_vectors', 'scores_of', 'title_vectors', 'judge', 'trial', 'flipped', 'reranked_lists', 'tune',
+           'cold_user_values', 'cold_user_trial', 'by_popularity', 'Recommender', 'fit_recommender']
 
 # %% ../../nbs/cases/84_recommendation.ipynb #log
 @dataclass(frozen=True)
@@ -178,19 +178,29 @@ def guard(log: Log, at: float) -> Log:
     return log
 
 
-def assert_causal(feature: Callable[[Log, float], np.ndarray], log: Log, at: float, seed: int = 0) -> None:
-    """Raise FutureLeak if `feature(log, at)` changes when everything at or after `at` is altered: other items, other ratings, one action fewer.
+def other_future(log: Log, at: float, seed: int = 0) -> Log:
+    "The same past and another future: a random half of the actions at or after `at` (at least one), each by another user drawn at random, of another item, with other stars, at a time drawn anew."
+    rng, past, later = np.random.default_rng(seed), log.before(at), log.where(log.time >= at)
+    n, span = max(1, len(later) // 2), max(1.0, float(later.time.max() - at))
+    some = later.where(rng.permutation(len(later))[:n])
+    time = np.sort(at + 2 * span * rng.random(n))
+    user, item = (some.user + rng.integers(1, max(2, log.users), n)) % log.users, (some.item + rng.integers(1, max(2, len(log.catalogue)), n)) % len(log.catalogue)
+    rating = rng.permutation(log.rating.min() + log.rating.max() - some.rating)
+    every = [np.concatenate(c) for c in ((past.user, user), (past.item, item), (past.rating, rating), (past.time, time))]
+    first = np.sort(np.unique(every[0].astype(np.int64) * len(log.catalogue) + every[1], return_index=True)[1])      # a log has each (user, item) once
+    return Log(*every, log.users, log.catalogue, log.dropped).where(first)
 
-    A test of behaviour: it finds a look into the future wherever it hides."""
-    rng, future = np.random.default_rng(seed), np.flatnonzero(log.time >= at)
-    if len(future) == 0:
+
+def assert_causal(feature: Callable[[Log, float], np.ndarray], log: Log, at: float, seed: int = 0, futures: int = 2) -> None:
+    """Raise FutureLeak if `feature(log, at)` changes when what happens at or after `at` is taken away, or replaced by `other_future` (`futures` draws of it).
+
+    A test of behaviour, not a proof: who acts, on what, with how many stars, when and whether at all is altered; the number of users and the catalogue are not. Raises ValueError if nothing lies at or after `at`."""
+    if not (log.time >= at).any():
         raise ValueError(f"no action at or after {at:g}: nothing can be altered, so nothing would be tested")
-    item, rating = log.item.copy(), log.rating.copy()
-    item[future] = (item[future] + rng.integers(1, len(log.catalogue), len(future))) % len(log.catalogue)
-    rating[future] = rng.permutation(6 - rating[future])
-    other = Log(log.user, item, rating, log.time, log.users, log.catalogue).where(np.arange(len(log)) != future[0])
-    if not np.array_equal(np.asarray(feature(log, at)), np.asarray(feature(other, at))):
-        raise FutureLeak(f"{getattr(feature, '__name__', feature)} at {at:g} depends on actions at or after {at:g}")
+    want = np.asarray(feature(log, at))
+    for name, other in [("taken away", log.before(at)), *(("replaced", other_future(log, at, seed + k)) for k in range(futures))]:
+        if not np.array_equal(want, np.asarray(feature(other, at))):
+            raise FutureLeak(f"{getattr(feature, '__name__', feature)} at {at:g} depends on actions at or after {at:g}: it changes when they are {name}")
 
 
 def cut_times(log: Log, shares: tuple[float, float] = (0.6, 0.2)) -> tuple[float, float]:
@@ -310,6 +320,12 @@ def _masked(scores: torch.Tensor, exclude: torch.Tensor | None) -> torch.Tensor:
     return keys if exclude is None else keys.masked_fill(exclude.bool(), -2**62)
 
 
+def _tie_order(scores: torch.Tensor, ties: int | None) -> torch.Tensor:
+    "The order (I,) in which items stand when equal scores are ordered by place: by number (None) or at random."
+    n = scores.shape[1]
+    return (torch.arange(n) if ties is None else torch.randperm(n, generator=torch.Generator().manual_seed(ties))).to(scores.device)
+
+
 def top(scores: torch.Tensor, exclude: torch.Tensor | None = None, k: int = 10) -> torch.Tensor:
     """The k best items of each row among those not excluded: LongTensor (Q, k), best first; equal scores: the smaller item number first.
 
@@ -343,10 +359,13 @@ def accuracy_at(scores: torch.Tensor, relevant: torch.Tensor, exclude: torch.Ten
     return {name: v.masked_fill(total == 0, math.nan) for name, v in out.items()}
 
 # %% ../../nbs/cases/84_recommendation.ipynb #sampled
-def sampled_hit_rate(scores: torch.Tensor, relevant: torch.Tensor, exclude: torch.Tensor | None = None, k: int = 10, negatives: int | None = 100) -> float:
+def sampled_hit_rate(scores: torch.Tensor, relevant: torch.Tensor, exclude: torch.Tensor | None = None, k: int = 10, negatives: int | None = 100, ties: int | None = 0) -> float:
     """Share of relevant actions that come among the k best of themselves and `negatives` random other items: the expectation, equation (5), exactly. None: all negatives, the full ranking.
 
-    Negatives: items that are neither relevant nor excluded. Raises ValueError if nothing is relevant, or a row has fewer negatives than asked for."""
+    Negatives: items that are neither relevant nor excluded. ties: as in `evaluate`, the seed of a random order for equal scores; None: the smaller number first.
+    Raises ValueError if nothing is relevant, or a row has fewer negatives than asked for."""
+    order = _tie_order(scores, ties)
+    scores, relevant, exclude = scores[:, order], relevant[:, order], None if exclude is None else exclude[:, order]
     keys = _masked(scores, exclude)
     relevant = relevant.bool() if exclude is None else relevant.bool() & ~exclude.bool()
     other = ~relevant if exclude is None else ~relevant & ~exclude.bool()
@@ -448,8 +467,7 @@ def evaluate(task: Task, scores: torch.Tensor, vectors: torch.Tensor, k: int = 1
         at = torch.from_numpy(np.flatnonzero(rows)).to(scores.device)
         scores, exclude, relevant, history, items = scores[at], exclude[at], relevant[at], history[at], None if items is None else items[at]
     if items is None:
-        order = torch.arange(len(c)) if ties is None else torch.randperm(len(c), generator=torch.Generator().manual_seed(ties))
-        order = order.to(scores.device)
+        order = _tie_order(scores, ties)
         shuffled = top(scores[:, order], exclude[:, order], k)
         lists, out = torch.where(shuffled >= 0, order[shuffled], -1), accuracy_at(scores[:, order], relevant[:, order], exclude[:, order], k)
     else:
@@ -1051,11 +1069,20 @@ def scores_of(config: dict, stage: str = "test", seed: int = 0) -> torch.Tensor:
     return _scores(json.dumps(used, sort_keys=True), stage, seed)
 
 
-def judge(task: Task, scores: torch.Tensor, k: int = 10, negatives: int = 100, items: torch.Tensor | None = None) -> dict[str, float]:
-    "What a trial reports: accuracy in per cent, warm and cold, new and known users, sampled and full hit rates, and the list measures. items: re-ranked lists for the warm items."
+@functools.lru_cache(maxsize=4)
+def title_vectors(data: str, name: str) -> np.ndarray:
+    "(I, d): vectors of the titles alone, without the tags that `item_text` adds: a second opinion on the diversity of lists that were spread by tags."
+    return text_vectors(ratings(data).catalogue.titles, name)
+
+
+def judge(task: Task, scores: torch.Tensor, k: int = 10, negatives: int = 100, items: torch.Tensor | None = None, titles: torch.Tensor | None = None) -> dict[str, float]:
+    "What a trial reports: accuracy in per cent, warm and cold, new and known users, sampled and full hit rates, and the list measures. items: re-ranked lists for the warm items; titles (I, d): 'diversity_titles' too."
     vectors, c = tag_vectors(task.train.catalogue), torch.from_numpy(task.cold).to(scores.device)
     warm = evaluate(task, scores, vectors, k, items=items)
     out = {m: 100 * warm.mean(m) for m in ("ndcg", "recall", "mrr", "coverage")} | {m: warm.mean(m) for m in ("gini", "novelty", "diversity", "calibration")}
+    if titles is not None:
+        tags, counts = torch.from_numpy(task.train.catalogue.tags).to(scores.device), task.x.sum(0)
+        out["diversity_titles"] = float(beyond_accuracy(torch.from_numpy(warm.items).to(scores.device), task.history, titles.to(scores.device), tags, counts)["diversity"].mean())
     relevant, exclude = torch.from_numpy(task.relevant).to(scores.device), task.history.bool() | c
     for name, n in (("hit_full", None), ("hit_sampled", min(negatives, int((~relevant & ~exclude).sum(1).min())))):
         out[name] = sampled_hit_rate(scores, relevant, exclude, k, n)
@@ -1069,12 +1096,23 @@ def judge(task: Task, scores: torch.Tensor, k: int = 10, negatives: int = 100, i
 
 
 def trial(config: dict, seed: int) -> dict[str, float]:
-    "One (arm, seed): fit config['model'] on the seed's training users and judge it on the test queries."
+    "One (arm, seed): fit config['model'] on the seed's training users and judge it on the test queries; with config['titles'] (an encoder) the lists' diversity by title vectors too."
     extra = config.get("extra", 0.0) if config.get("arm") == "more_real" else 0.0
     rerank = config.get("rerank")
-    config = {k: v for k, v in config.items() if k != "rerank"} | {"extra": extra}
+    titles = torch.from_numpy(title_vectors(config["data"], config["titles"])) if "titles" in config else None
+    config = {k: v for k, v in config.items() if k not in ("rerank", "titles")} | {"extra": extra}
     task, scores = task_of(config, "test", seed), scores_of(config, "test", seed)
-    return judge(task, scores, items=reranked_lists(task, scores, **rerank) if rerank else None)
+    return judge(task, scores, items=reranked_lists(task, scores, **rerank) if rerank else None, titles=titles)
+
+
+def flipped(a: Sequence[float], b: Sequence[float]) -> float:
+    "Share (%) of the pairs of models that two scores per model order differently; a tie in either is half a flip. Raises ValueError for unequal lengths or fewer than two models."
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    if a.shape != b.shape or a.ndim != 1 or len(a) < 2:
+        raise ValueError(f"two scores for each of two or more models are needed, got {a.shape} and {b.shape}")
+    i, j = np.triu_indices(len(a), 1)
+    sign = np.sign(a[i] - a[j]) * np.sign(b[i] - b[j])
+    return 100 * float(np.mean((1 - sign) / 2))
 
 
 def reranked_lists(task: Task, scores: torch.Tensor, method: str = "mmr", trade: float = 0.3, k: int = 10) -> torch.Tensor:
@@ -1093,18 +1131,22 @@ def tune(config: dict, grid: Sequence[dict], seeds: Sequence[int] = (0,), metric
     return json.loads(max(got, key=got.get)), got
 
 # %% ../../nbs/cases/84_recommendation.ipynb #coldusers
-def cold_user_trial(config: dict, seed: int) -> dict[str, float]:
-    "NDCG of users without a past when only their first h actions are known, for each h in config['known']; what is to be predicted is the same for all h: the actions after the first 20."
+def cold_user_values(config: dict, seed: int) -> dict[str, np.ndarray]:
+    "NDCG@10 of each user without a past when only the first h actions are known, for each h in config['known']: {'h1': (users,), ...}, NaN where nothing is to be predicted. That is the same for all h: the actions after the first 20."
     task = task_of(config, "test", seed)
     rows, out = np.flatnonzero(task.new), {}
     for h in config["known"]:
         short = Task(task.train, tuple(task.queries[q][:h] for q in rows), task.relevant[rows], task.new[rows], task.users[rows], task.cold, task.cut)
         scores = SHORT[config["model"]](config, task, short, seed)
         exclude = task.history[torch.from_numpy(rows).to(scores.device)].bool() | torch.from_numpy(task.cold).to(scores.device)
-        order = torch.randperm(scores.shape[1], generator=torch.Generator().manual_seed(0)).to(scores.device)      # equal scores: no order by number
-        value = accuracy_at(scores[:, order], torch.from_numpy(short.relevant).to(scores.device)[:, order], exclude[:, order])["ndcg"]
-        out[f"h{h}"] = 100 * float(value.nanmean())
+        order = _tie_order(scores, 0)
+        out[f"h{h}"] = accuracy_at(scores[:, order], torch.from_numpy(short.relevant).to(scores.device)[:, order], exclude[:, order])["ndcg"].cpu().numpy()
     return out
+
+
+def cold_user_trial(config: dict, seed: int) -> dict[str, float]:
+    "Means (%) of `cold_user_values` over the users, for each h in config['known']."
+    return {h: 100 * float(np.nanmean(v)) for h, v in cold_user_values(config, seed).items()}
 
 
 def _short_text(config: dict, task: Task, short: Task, seed: int) -> torch.Tensor:

@@ -44,7 +44,7 @@ ROWS, CLASS, FOLDS = 100, 12, 4
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    "What the resamples share: y (N,) in 0..C-1; groups (N,); copy (N,) bool, rows that repeat an earlier one; counts, more: n-grams (N, V) of the texts and of their augmented copies."
+    "What the resamples share: y (N,) in 0..C-1; groups (N,); copy (N,) bool, rows that repeat an earlier one; counts, more: all n-grams (N, V) of the texts and of their augmented copies; `_tfidf` keeps those of the training rows."
     y: np.ndarray
     classes: tuple[str, ...]
     groups: np.ndarray
@@ -99,7 +99,7 @@ def _prepare(frame, roles: Mapping, limit: int, transform, steps: Sequence[str],
     copy = ~dedup.near_duplicates(texts).keep_mask
     classes, y = np.unique(label.astype(str), return_inverse=True)
     texts2 = transform(texts, seed=seed, ids=[int(r) for r in rows]) if "augmented" in steps else []
-    grams = CountVectorizer(ngram_range=(1, 2), min_df=2, **looks._kind(texts)).fit_transform([*texts, *texts2]).tocsr()
+    grams = CountVectorizer(ngram_range=(1, 2), **looks._kind(texts)).fit_transform([*texts, *texts2]).tocsr()         # all of them: a lower bound on their count would let test rows choose the vocabulary
     lot = rng.permutation(len(rows))
     fifth = len(rows) // 5
     return _Work(y, tuple(classes.tolist()), groups, copy, grams[:len(rows)], grams[len(rows):], (lot[:fifth], lot[fifth:2 * fifth]), tuple(notes))
@@ -117,7 +117,7 @@ STEPS = {"random split": ("random split", "as is", "how much too high is the sco
 
 def _model(classes: int, balanced: bool = False):
     from sklearn.linear_model import LogisticRegression
-    return LogisticRegression(C=10., solver="liblinear" if classes == 2 else "lbfgs", max_iter=200, tol=1e-3, class_weight="balanced" if balanced else None)
+    return LogisticRegression(C=10., solver="liblinear" if classes == 2 else "newton-cg", max_iter=200, tol=1e-3, class_weight="balanced" if balanced else None)
 
 
 def _tfidf(train, test):
@@ -192,7 +192,7 @@ _SAYS = {("random split", "supported"): "a random split reads {mean:.1f} points 
          ("twice the rows", "equivalent"): "more rows of this kind would change less than {margin:g} points", ("twice the rows", "refuted"): "more rows made it worse: look at their labels and sources",
          ("placebo", "any"): "this is what nothing looks like"}
 _SAYS_ELSE = {"supported": "do it: {mean:+.1f} points, at least {low:+.1f}", "refuted": "leave it: {mean:+.1f} points, at best {high:+.1f}", "equivalent": "not worth it: it changes less than {margin:g} points",
-              "inconclusive": "no evidence either way: from {low:+.1f} to {high:+.1f} points; an effect below {floor:.1f} would not be seen with these rows"}
+              "inconclusive": "no evidence either way: from {low:+.1f} to {high:+.1f} points; these rows show an effect of {floor:.1f} in four of five such runs, a smaller one less often"}
 
 
 def _reading(name: str, verdict: str, e: Effect, floor: float, margin: float) -> str:
@@ -258,8 +258,8 @@ class Impact:
         "The sentences over the table."
         s = self.shape
         measure = {"macro_f1": "macro-F1", "accuracy": "accuracy"}[self.metric]
-        head = f"{measure} as is, groups kept together: {self.score.mean:.1f} [{self.score.low:.1f}, {self.score.high:.1f}] on {self.score.n} splits; {s['rows']:,} rows, {s['classes']} classes, {s['groups']:,} groups, {s['copies']:,} near or exact copies"
-        floor = [] if self.floor is None else [f"noise floor: an effect below {self.floor:.1f} points is not seen in four of five such runs"]
+        head = f"{measure} as is, groups kept together: {self.score.mean:.1f} [{max(0., self.score.low):.1f}, {min(100., self.score.high):.1f}] on {self.score.n} splits; {s['rows']:,} rows, {s['classes']} classes, {s['groups']:,} groups, {s['copies']:,} near or exact copies"
+        floor = [] if self.floor is None else [f"noise floor: an effect of {self.floor:.1f} points is seen in four of five such runs, a smaller one less often"]
         return [f"{n[:1].upper()}{n[1:]}." for n in (head, *floor, *self.notes, *(f"{k}: not asked, {v}" for k, v in self.skipped.items()))]
 
     def _cells(self) -> list[tuple]:
@@ -293,7 +293,7 @@ class Impact:
 
     def to_html(self) -> str:
         "One document without scripts and addresses; what comes from the data is escaped."
-        asked = looks._table("What is asked", ("step", "question", "training rows", "in the control", "smallest effect seen"), [(s.name, s.question, f"{s.rows[0]:,}", f"{s.rows[1]:,}", f"{s.floor:.1f}") for s in self.steps])
+        asked = looks._table("What is asked", ("step", "question", "training rows", "in the control", "effect seen in four of five runs"), [(s.name, s.question, f"{s.rows[0]:,}", f"{s.rows[1]:,}", f"{s.floor:.1f}") for s in self.steps])
         return (f"<!DOCTYPE html><html lang='en'><head><meta charset='utf-8'><meta name='viewport' content='width=device-width'>"
                 f"<meta http-equiv='Content-Security-Policy' content=\"default-src 'none'; style-src 'unsafe-inline'\"><title>Impact on {looks._esc(self.name)}</title><style>{looks._CSS}</style></head>"
                 f"<body><h1>Impact on {looks._esc(self.name)}</h1>{self._repr_html_()}{self._plot()}{asked}<p class='dim'>{looks._esc(_HOW)}</p></body></html>\n")

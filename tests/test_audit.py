@@ -92,10 +92,25 @@ def test_test_rows_of_a_few_words_are_compared(change, found):
         assert "leakage" not in checks(report)
         return
     leak = {f.check: f for f in report.findings}["leakage"]
-    assert leak.count >= 95 and set(leak.rows) <= set(range(200, 300)) and "of 100 others that were compared" in leak.evidence and "100 of these others have fewer than 8" in leak.evidence
+    assert leak.count == 100 and set(leak.rows) <= set(range(200, 300)) and "of 100 others that were compared" in leak.evidence and "100 of these others have fewer than 8" in leak.evidence
     names = {"train": d[d.split == "train"], "test": d[d.split == "test"]}
     exec(leak.fix, names)
-    assert len(names["test"]) == 100 - leak.count
+    assert len(names["test"]) == 0
+
+
+def test_short_copies_are_those_with_the_jaccard_of_all_pairs():
+    rng = np.random.default_rng(3)
+    some = lambda n: [" ".join(rng.choice(list("abc"), rng.integers(1, 14))) for _ in range(n)] + ["".join(rng.choice(list("好看电"), rng.integers(1, 16))) for _ in range(n)]
+    test, train = some(150), some(150)
+    a, b = (au.dedup.grams(v) for v in (test, train))
+    sets = lambda g: [set(g.flat[x:y].tolist()) for x, y in zip(g.start, g.start[1:])]
+    for threshold in (.8, .6, 1.):
+        want = [len(x) < 8 and any(len(x & y) >= threshold * len(x | y) - 1e-9 for y in sets(b)) for x in sets(a)]
+        got = au.short_copies(test, train, threshold)
+        assert got.tolist() == want and 10 < sum(want) < 300
+    assert not au.short_copies(test, []).any() and len(au.short_copies([], train)) == 0
+    with pytest.raises(ValueError, match="threshold"):
+        au.short_copies(test, train, 0)
 
 
 def test_a_few_words_that_stand_in_a_long_row_are_no_copy():

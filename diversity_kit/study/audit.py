@@ -29,7 +29,7 @@ from ..data import dedup, sources
 
 # %% auto #0
 __all__ = ['PII', 'CHECKS', 'Unreadable', 'Bad', 'Table', 'encoding', 'read', 'guess', 'Finding', 'Section', 'same_text',
-           'conflicts', 'cramers_v', 'luhn', 'iban', 'find_pii', 'Report', 'audit', 'safe_drops', 'fix']
+           'conflicts', 'short_copies', 'cramers_v', 'luhn', 'iban', 'find_pii', 'Report', 'audit', 'safe_drops', 'fix']
 
 # %% ../../nbs/study/74_audit.ipynb #aa1be92e
 class Unreadable(ValueError):
@@ -711,7 +711,7 @@ def _check_leakage(d: _Data) -> Section | None:
             d.find("leakage", f"{len(hit):,} rows of {b!r} have a copy in {a!r}", f"{len(exact):,} of {len(parts[b]):,} are equal ({_percent(len(exact) / len(parts[b]))}); of {seen:,} others that were compared, "
                    f"{len(near):,} have at least {100 * _HELD:.0f} % of their word triples (five characters in Chinese) in one row of {a!r}" + _few(short), f"about {_percent(share)} of the score on {b!r} is measured on rows that were seen in training: it is too high",
                    f"from diversity_kit.data.leakage import containment; test = test[~containment(test[{column}], train[{column}], {_HELD}).leaked]" +
-                   f"; from diversity_kit.data.dedup import near_duplicates; few = near_duplicates(test[{column}], {_HELD}, against=train[{column}]); test = test.drop(test.index[few.removed[few.older]])" * bool(short) +
+                   f"; from diversity_kit.study.audit import short_copies; test = test[~short_copies(test[{column}], train[{column}])]" * bool(short) +
                    f"  # test, train: the rows of {_q(b)}, {train}", hit, len(parts[b]), 1., 10)
     counts = [len(parts[s]) for s in order]
     return Section("Splits and leakage", (f"{sum(not s for s in split):,} rows belong to no split.",),
@@ -728,7 +728,7 @@ def _few(short: int) -> str:
 
 
 def _between(d: _Data, a, b, most: tuple[int, int] | None = None) -> tuple[list[int], list[int], int, int]:
-    "Rows of b with an equal text in a (all rows), rows of b that one row of a nearly holds (chapter 34, on samples), how many were compared, and how many of these by `_near_short`."
+    "Rows of b with an equal text in a (all rows), rows of b that one row of a nearly holds (chapter 34, on samples), how many were compared, and how many of these by `short_copies`."
     from diversity_kit.data.leakage import containment
     most = most or (5 * d.limit, d.limit // 4)
     text, known = d.first[b] >= 0, np.isin(d.first[b], d.first[a])
@@ -737,7 +737,7 @@ def _between(d: _Data, a, b, most: tuple[int, int] | None = None) -> tuple[list[
     these, those = ([d.texts[i][:10_000] for i in rows] for rows in (rest, some))
     size, leaked = _sizes(these), containment(these, those, _HELD, _FEW).leaked
     few = np.flatnonzero((size > 0) & (size < _FEW) & ~leaked)       # rows that differ in punctuation alone are already found
-    leaked[few] = _near_short([these[i] for i in few], those)
+    leaked[few] = short_copies([these[i] for i in few], those) if len(few) else False
     return b[text & known].tolist(), rest[leaked].tolist(), int((size > 0).sum()), int(((size > 0) & (size < _FEW)).sum())
 
 
@@ -746,12 +746,22 @@ def _sizes(texts: Sequence[str]) -> np.ndarray:
     return np.diff(dedup.grams(texts).matrix(np.arange(len(texts))).indptr)
 
 
-def _near_short(these: Sequence[str], those: Sequence[str]) -> np.ndarray:
-    "(N,) bool: texts of fewer than _FEW n-grams that are near copies (chapter 33) of one of `those`, which can have only few n-grams itself."
-    out = np.zeros(len(these), bool)
-    if len(these) and len(those):
-        found = dedup.near_duplicates(these, _HELD, against=[those[i] for i in np.flatnonzero(_sizes(those) < _FEW / _HELD)])
-        out[found.removed[found.older]] = True
+def short_copies(test: Sequence[str], train: Sequence[str], threshold: float = _HELD) -> np.ndarray:
+    """(N,) bool: test rows of fewer than 8 n-grams (chapter 33) that have a near copy in train, J (33.1) >= threshold; exact.
+
+    A training row of p n-grams and a test row of s can reach it only if p lies between threshold s and s / threshold, with threshold (s + p) / (1 + threshold) n-grams in common: one
+    containment search (chapter 34) for each pair of sizes. Raises ValueError for a threshold outside (0, 1]."""
+    from diversity_kit.data.leakage import containment
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold must be in (0, 1], got {threshold}")
+    test, train = list(test), list(train)
+    size, other, out = _sizes(test), _sizes(train), np.zeros(len(test), bool)
+    for s in range(1, _FEW):
+        for p in range(math.ceil(threshold * s - 1e-9), int(s / threshold + 1e-9) + 1):
+            ask, there = np.flatnonzero((size == s) & ~out), np.flatnonzero(other == p)
+            if len(ask) and len(there):
+                common = math.ceil(threshold * (s + p) / (1 + threshold) - 1e-9)
+                out[ask] = containment([test[i] for i in ask], [train[i] for i in there], common / s, 1).leaked
     return out
 
 # %% ../../nbs/study/74_audit.ipynb #b11ed5e5

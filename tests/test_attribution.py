@@ -105,6 +105,14 @@ def test_knn_shapley_equals_its_definition(k):
     assert np.allclose(knn_shapley(x, y, t, ty, k), want) and np.allclose(knn_shapley(sparse.csr_matrix(x), y, sparse.csr_matrix(t), ty, k, block=2), want)
 
 
+def test_knn_shapley_sums_to_the_share_of_right_neighbours_which_is_no_accuracy():
+    unit = lambda m: m / np.linalg.norm(m, axis=1, keepdims=True)
+    x, t, y, ty = unit(RNG.normal(size=(60, 4))), unit(RNG.normal(size=(40, 4))), RNG.integers(0, 2, 60), RNG.integers(0, 2, 40)
+    near = y[np.argsort(-(t @ x.T), 1, kind="stable")] == ty[:, None]
+    assert np.isclose(knn_shapley(x, y, t, ty, 5).sum(), near[:, :5].mean()) and np.isclose(knn_shapley(x, y, t, ty, 1).sum(), near[:, 0].mean())
+    assert abs(near[:, :5].mean() - (near[:, :5].mean(1) > .5).mean()) > .01 and "accuracy of the vote for k = 1 only" in knn_shapley.__doc__
+
+
 def planted(n=400, d=6, share=.1):
     rng = np.random.default_rng(1)
     x = rng.normal(size=(n + 300, d))

@@ -74,6 +74,53 @@ def test_leakage_is_that_of_the_leakage_chapter():
     assert len(names["test"]) == 100 - found.count
 
 
+def short_rows(change, n=200, seed=0):
+    "n train rows of seven words and half as many test rows: changed train rows."
+    words = [w for c in WORLD.words for w in c]
+    rng = np.random.default_rng(seed)
+    texts = [" ".join(rng.choice(words, 7, replace=False)) for _ in range(n)]
+    return pd.DataFrame({"text": texts + [change(t) for t in texts[:n // 2]], "label": [0, 1] * (n * 3 // 4), "split": ["train"] * n + ["test"] * (n // 2)})
+
+
+@pytest.mark.parametrize("change, found", [(lambda t: t + " indeed", True), (lambda t: " ".join(t.split()[1:]), True), (lambda t: "so " + t + " indeed", False)])
+def test_test_rows_of_a_few_words_are_compared(change, found):
+    d = short_rows(change)
+    report = audit(d)
+    (table,) = [t for s in report.sections for t in s.tables if t[0] == "Copies across splits"]
+    assert table[2][0][5:] == (f"{sum(f.count for f in report.findings if f.check == 'leakage'):,} of 100", "100")
+    if not found:                                                            # five of seven triples are less than 80 %
+        assert "leakage" not in checks(report)
+        return
+    leak = {f.check: f for f in report.findings}["leakage"]
+    assert leak.count == 100 and set(leak.rows) <= set(range(200, 300)) and "of 100 others that were compared" in leak.evidence and "100 of these others have fewer than 8" in leak.evidence
+    names = {"train": d[d.split == "train"], "test": d[d.split == "test"]}
+    exec(leak.fix, names)
+    assert len(names["test"]) == 0
+
+
+def test_short_copies_are_those_with_the_jaccard_of_all_pairs():
+    rng = np.random.default_rng(3)
+    some = lambda n: [" ".join(rng.choice(list("abc"), rng.integers(1, 14))) for _ in range(n)] + ["".join(rng.choice(list("好看电"), rng.integers(1, 16))) for _ in range(n)]
+    test, train = some(150), some(150)
+    a, b = (au.dedup.grams(v) for v in (test, train))
+    sets = lambda g: [set(g.flat[x:y].tolist()) for x, y in zip(g.start, g.start[1:])]
+    for threshold in (.8, .6, 1.):
+        want = [len(x) < 8 and any(len(x & y) >= threshold * len(x | y) - 1e-9 for y in sets(b)) for x in sets(a)]
+        got = au.short_copies(test, train, threshold)
+        assert got.tolist() == want and 10 < sum(want) < 300
+    assert not au.short_copies(test, []).any() and len(au.short_copies([], train)) == 0
+    with pytest.raises(ValueError, match="threshold"):
+        au.short_copies(test, train, 0)
+
+
+def test_a_few_words_that_stand_in_a_long_row_are_no_copy():
+    d = rows(200, split=["train"] * 150 + ["test"] * 50)
+    d.loc[150:169, "text"] = [" ".join(t.split()[3:9]) for t in d.text[:20]]
+    d.loc[180, "text"] = d.loc[5, "text"]
+    leak = {f.check: f for f in audit(d).findings}["leakage"]
+    assert leak.rows == (180,) and "of 49 others that were compared, 0 have" in leak.evidence and "20 of these others have fewer than 8" in leak.evidence
+
+
 def test_samples_are_stated_and_seeded():
     d = [f"a text with the number {i} and {i * 7919 % 10_007} and no more" for i in range(6000)]
     a, b = audit(d, limit=100), audit(d, limit=100)

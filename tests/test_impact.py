@@ -56,21 +56,32 @@ def prepared(frame, steps=("augmented",), **roles):
 def test_scores_equal_scikit_learns_own_pipeline():
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.metrics import accuracy_score, f1_score
-    d, w = rows(150, easy=True), None
+    d = rows(150, easy=True)
     d.loc[::7, "label"] = "film"
     w = prepared(d, ())
     train, test = im._split(w, 3)
-    grams = im.looks._kind(list(d.text))
-    from sklearn.feature_extraction.text import CountVectorizer
-    vocabulary = CountVectorizer(ngram_range=(1, 2), min_df=2, **grams).fit(d.text).vocabulary_
-    seen = set(TfidfVectorizer(ngram_range=(1, 2), **grams).fit(d.text[train]).vocabulary_) & set(vocabulary)
-    v = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, vocabulary=sorted(seen), **grams)
+    v = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, **im.looks._kind(list(d.text)))
     x = v.fit_transform(d.text[train])
     mine = im._tfidf(w.counts[train], w.counts[test])
     assert np.allclose(mine[0].toarray(), x.toarray()) and np.allclose(mine[1].toarray(), v.transform(d.text[test]).toarray())
     guess = im._model(3).fit(x, w.y[train]).predict(v.transform(d.text[test]))
     f1, accuracy, n = im._score(w, w.counts[train], w.y[train], test)
     assert np.isclose(f1, 100 * f1_score(w.y[test], guess, average="macro")) and np.isclose(accuracy, 100 * accuracy_score(w.y[test], guess)) and n == len(train)
+
+
+def test_what_is_learned_does_not_hang_on_the_test_rows():
+    "n-grams counted over the whole table (min_df=2 before the split) let test rows choose which training n-grams stay."
+    d = rows(150)
+    w = prepared(d, ())
+    train, test = im._split(w, 0)
+    other = d.assign(text=[f"elsewhere q{i}" if i in set(test.tolist()) else t for i, t in enumerate(d.text)])
+    a, b = (im._tfidf(v.counts[train], v.counts[train])[0].toarray() for v in (w, prepared(other, ())))
+    assert a.shape == b.shape and np.allclose(a, b)
+
+
+def test_the_score_as_is_does_not_hang_on_the_steps_that_are_asked():
+    one, two = (impact(rows(150, easy=False), resamples=10, steps=s).score for s in (("placebo",), ("augmented", "placebo")))
+    assert one == two
 
 
 def test_splits_keep_copies_and_groups_together():
@@ -139,6 +150,26 @@ def test_refuted_needs_holm_as_supported_does():
     one = im._verdicts([("balanced", "", d, d, (1, 1))], "macro_f1", 0., 1.)[0]
     many = im._verdicts([("balanced", "", d, d, (1, 1))] + [(f"s{i}", "", d * 0 + np.arange(10) % 2 - .5, d, (1, 1)) for i in range(30)], "macro_f1", 0., 1.)[0]
     assert one.verdict == "refuted" and one.p_holm < .02 and many.p_holm > .05 and many.verdict == "inconclusive" and "hint" in many.reading and "hint" not in one.reading
+
+
+def test_the_floor_is_what_four_of_five_runs_see_and_a_smaller_effect_is_seen_less_often():
+    from diversity_kit.measure.stats import power
+    d = np.random.default_rng(0).normal(0, 1, 20)
+    s = im._verdicts([("balanced", "", d, d, (1, 1))], "macro_f1", 1 / 3, .1)[0]
+    sd = d.std(ddof=1) * math.sqrt(1 + 20 / 3)
+    assert abs(power(s.floor / sd, 20) - .8) < .01 and .7 < power(.95 * s.floor / sd, 20) < .8 and power(.5 * s.floor / sd, 20) < 1 / 3
+    assert s.verdict == "inconclusive" and f"show an effect of {s.floor:.1f} in four of five such runs, a smaller one less often" in s.reading
+    r = impact(rows(120), resamples=10, steps=("placebo",))
+    said = [v for v in r.says() if "floor" in v]
+    assert said == [f"Noise floor: an effect of {r.floor:.1f} points is seen in four of five such runs, a smaller one less often."]
+    assert "effect seen in four of five runs" in r.to_html() and "smallest effect" not in r.to_html()
+
+
+def test_no_score_is_said_to_be_above_100_or_below_0():
+    from dataclasses import replace
+    r = impact(rows(120), resamples=10, steps=("placebo",))
+    said = lambda low, high: replace(r, score=replace(r.score, mean=(low + high) / 2, low=low, high=high)).says()[0]
+    assert "99.8 [98.9, 100.0]" in said(98.9, 100.7) and "[0.0, 3.0]" in said(-1., 3.) and "[40.0, 60.0]" in said(40., 60.)
 
 
 def test_chinese_texts():

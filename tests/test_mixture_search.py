@@ -48,6 +48,22 @@ def test_search_finds_a_planted_optimum_and_reports_what_it_measured():
     assert again.best == found.best
 
 
+def test_a_law_that_is_wrong_in_the_middle_is_told_from_the_choice_of_its_minimum():
+    "Losses follow the law but for a bump at even mixtures of the last runs: the error is there without any choosing, so it is bias and no curse."
+    def run(shares, seed, final):
+        loss = TRUTH.predict(list(shares.values()))[0]
+        return dict(zip(("p", "q"), loss + .5 * final))
+    found = search(("x", "y", "z"), run, 32, seed=1)
+    assert found.optimism == pytest.approx(.5, abs=1e-3) and found.bias == pytest.approx(.5, abs=1e-3) and abs(found.curse) < 1e-3
+    assert found.bias == found.stratified - found.predicted_stratified and "+0.5000 also at the" in str(found).replace("+0.4999", "+0.5000").replace("+0.5001", "+0.5000")
+
+
+def test_choosing_the_minimum_of_noise_is_a_curse_and_no_bias():
+    noise = lambda shares, seed, final: {"p": float(3 + np.random.default_rng([seed, int(final)]).normal(0, .3))}
+    found = [search(("x", "y", "z"), noise, 12, seed=s, kind="linear") for s in range(40)]
+    assert np.mean([f.curse for f in found]) > .15 and abs(np.mean([f.bias for f in found])) < .15
+
+
 def test_draws_are_shares_and_depend_on_the_seed():
     assert np.allclose(R.sum(1), 1) and (R >= 0).all() and not np.array_equal(R, draw_mixtures(3, 40, seed=2))
     for bad in ((0, 3), (3, 0), (3, 3, 0, 0.)):

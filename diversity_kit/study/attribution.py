@@ -222,7 +222,7 @@ def label_errors(labels, probabilities):
 
 # %% ../../nbs/study/72_attribution.ipynb #b05ef886
 def knn_shapley(x, y, x_test, y_test, k: int = 10, block: int = 256) -> np.ndarray:
-    """Equation (72.6): exact Shapley values (N,) of training rows for the k-NN classifier, mean over test rows; they sum to its accuracy (for N >= k).
+    """Equation (72.6): exact Shapley values (N,) of training rows for the k-NN classifier, mean over test rows; they sum to the mean share of the k nearest that have the test row's label (for N >= k), which is the accuracy of the vote for k = 1 only.
 
     Neighbours by inner product of unit rows (cosine). x (N, d), x_test (M, d): dense or sparse. Negative: the row harms. M N log N steps, `block` test rows at a time.
     ValueError for k < 1 or above N, lengths that do not fit. Source: Jia et al. 2019."""

@@ -5,9 +5,11 @@
 # %% ../../nbs/learn/63_finetune.ipynb #ft-imports
 from __future__ import annotations
 
+import json
 import math
 import re
 import signal
+import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -113,14 +115,21 @@ class ViewCollator:
         return {k: v for k, v in out.items() if k in ("input_ids", "attention_mask", "token_type_ids")} | {"labels": torch.tensor(labels)}
 
 # %% ../../nbs/learn/63_finetune.ipynb #ft-labels
+def _columns(dataset, what: str, *needed: str) -> None:
+    there = getattr(dataset, "column_names", None)
+    if there is not None and (lost := [c for c in needed if c not in there]):
+        raise ValueError(f"{what} has no column {lost[0]!r}, only {', '.join(map(repr, there))}: rename the one that is meant (rename_column)")
+
+
 def encode_labels(dataset, label2id: Mapping | None = None, column: str = "label"):
     """(dataset with whole-number labels, label2id). Without label2id the classes are numbered in sorted order; pass the training set's to every other split.
 
-    None stays None: unlabelled. Raises ValueError for a class that label2id lacks (with a row), labels of mixed types, no labels at all, or a single class."""
+    None stays None: unlabelled. Raises ValueError for a missing column, a class that label2id lacks (with a row), labels of mixed types and, without label2id, no labels at all or a single class."""
+    _columns(dataset, "the dataset", column)
     values = dataset[column][:]
     known = [v for v in values if v is not None and v == v]
     kinds = {("number" if isinstance(v, (int, np.integer, bool, float)) else type(v).__name__) for v in known}
-    if not known:
+    if not known and label2id is None:
         raise ValueError(f"column {column!r} holds no label in {len(values)} rows")
     if len(kinds) > 1:
         raise ValueError(f"column {column!r} mixes {' and '.join(sorted(kinds))}: make all labels of one type")
@@ -171,7 +180,7 @@ def arguments(output_dir: str | Path, epochs: float = 3, batch: int = 32, lr: fl
     own = dict(num_train_epochs=epochs, per_device_train_batch_size=batch, per_device_eval_batch_size=2 * batch, learning_rate=lr, weight_decay=0.01, warmup_steps=0.1, lr_scheduler_type="linear",
                max_grad_norm=1.0, eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True, metric_for_best_model="accuracy", greater_is_better=True, save_total_limit=2,
                bf16=gpu and torch.cuda.is_bf16_supported(), use_cpu=not gpu, report_to=[log_to] if isinstance(log_to, str) and log_to else list(log_to), disable_tqdm=True, remove_unused_columns=False,
-               logging_steps=50, dataloader_pin_memory=gpu, optim="adamw_torch_fused" if gpu else "adamw_torch")
+               logging_steps=50, dataloader_pin_memory=gpu, optim="adamw_torch_fused" if gpu else "adamw_torch", restore_callback_states_from_checkpoint=True)      # else a resume forgets early stopping's count
     return TrainingArguments(output_dir=str(output_dir), **own | more)
 
 # %% ../../nbs/learn/63_finetune.ipynb #ft-callback
@@ -194,24 +203,55 @@ class _Watch(TrainerCallback):
 
 
 def check_checkpoint(folder: str | Path) -> None:
-    "Raises ValueError, naming the file, for a checkpoint that was cut short or lacks what an exact resume needs."
-    from safetensors import safe_open
+    "Raises ValueError, naming the file, for a checkpoint that was cut short or lacks what an exact resume needs: weights, optimizer, schedule, random numbers, the Trainer's state."
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"no checkpoint {folder}")
     advice = "delete this folder and resume from the one before"
-    for name in ("trainer_state.json", "optimizer.pt", "scheduler.pt"):
-        if not (folder / name).is_file() or not (folder / name).stat().st_size:
-            raise ValueError(f"{folder / name} is missing or empty, so the resume could not be exact: {advice}")
-    for weights in folder.glob("*.safetensors"):
-        try:
-            with safe_open(weights, "pt") as f:
+    indexed = {name for index in folder.glob("*.safetensors.index.json") for name in _readable(index, advice).get("weight_map", {}).values()}
+    present = lambda pattern: any(f.stat().st_size for f in folder.glob(pattern))
+    for pattern in ("trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state*.pth", "*.safetensors", *sorted(indexed)):
+        if not present(pattern):
+            raise ValueError(f"{folder / pattern} is missing or empty, so the resume could not be exact: {advice}")
+    for file in sorted(f for f in folder.iterdir() if f.suffix in (".json", ".pt", ".pth", ".safetensors")):
+        _readable(file, advice)
+
+
+def _readable(file: Path, advice: str):
+    "The JSON in a file; of archives and weights None. Raises ValueError for one that was cut short: the checksums of an archive are compared, nothing is unpickled."
+    from safetensors import safe_open
+    try:
+        if file.suffix == ".json":
+            return json.loads(file.read_text(encoding="utf-8"))
+        if file.suffix == ".safetensors":
+            with safe_open(file, "pt") as f:
                 for key in f.keys():
                     f.get_slice(key)
-        except Exception as e:
-            raise ValueError(f"{weights} cannot be read ({str(e)[:80]}): it was cut short; {advice}") from None
+        else:
+            with zipfile.ZipFile(file) as z:
+                if bad := z.testzip():
+                    raise ValueError(f"{bad} is damaged")
+    except Exception as e:
+        raise ValueError(f"{file} cannot be read ({str(e)[:80]}): it was cut short; {advice}") from None
 
 # %% ../../nbs/learn/63_finetune.ipynb #ft-trainer
+def _labels(rows, what: str, classes: int) -> Counter:
+    "How often each class occurs. Raises ValueError for a missing column or labels that a model of so many classes cannot have."
+    _columns(rows, what, "text", "label")
+    labels = Counter(v for v in rows["label"][:] if v is not None and v != UNLABELLED)
+    if odd := [v for v in labels if not isinstance(v, (int, np.integer))]:
+        raise ValueError(f"labels such as {odd[0]!r} in {what} are no whole numbers: use encode_labels")
+    if labels and not 0 <= min(labels) <= max(labels) < classes:
+        raise ValueError(f"labels {sorted(labels)[:5]} of {what} do not fit a model with {classes} classes: pass num_labels when it is made")
+    return labels
+
+
+def _accuracy(p) -> dict[str, float]:
+    "Per cent of the rows with a label; nothing where no row has one."
+    known = p.label_ids != UNLABELLED
+    return {"accuracy": 100 * float((np.argmax(p.predictions, -1) == p.label_ids)[known].mean())} if known.any() else {}
+
+
 class AugmentedTrainer(Trainer):
     """transformers.Trainer with the augmented loss (63.1).
 
@@ -220,8 +260,9 @@ class AugmentedTrainer(Trainer):
     weights: (K+1,) of the views; consistency: lambda, with sharpen (T) and confidence of its teacher; temperature: mix the rows' column `source` by it (math.inf: as many
     from each, so that few labelled rows meet many unlabelled ones in every batch); patience: evaluations without a better score
     before training stops (0: never); max_test_reads: how often test rows may be scored.
-    Raises ValueError for a development set marked as test, training rows marked as test, a tokenizer with more tokens than the model has, labels outside
-    the model's classes, a single class, or consistency without copies or with a teacher that `consistency_loss` refuses."""
+    The accuracy is that of the rows with a label; where none has one, there is none.
+    Raises ValueError for development or training rows marked as test, no tokenizer or one with more tokens than the model has, a missing column, labels outside the model's
+    classes (training and development), a single class or no label to train on, no labelled development row, consistency without copies or with a teacher that `consistency_loss` refuses."""
 
     def __init__(self, model, args: TrainingArguments, train_dataset, eval_dataset=None, tokenizer=None, transform: Transform | None = None, copies: int = 0, weights: Sequence[float] | None = None,
                  consistency: float = 0.0, temperature: float | None = None, max_length: int = 128, patience: int = 0, fresh: bool = True, max_test_reads: int = 1, callbacks=(),
@@ -232,7 +273,8 @@ class AugmentedTrainer(Trainer):
         for name, ds in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             if is_test(ds):
                 raise ValueError(f"{name} is marked as a test split: choose models on development rows; the test split is for predict(), once")
-        self._check_fit(model, tokenizer, train_dataset)
+        self._check_fit(model, tokenizer, train_dataset, eval_dataset, unlabelled=consistency > 0)
+        self._examples = 0                                                            # of the step under way, over all its micro-batches and processes
         self.copies, self.weights, self.max_test_reads, self.test_reads = copies, weights, max_test_reads, 0
         self.consistency, self.teacher = consistency, {"sharpen": sharpen, "confidence": confidence}
         self.collator = ViewCollator(tokenizer, transform, copies, max_length, args.seed, fresh)
@@ -240,25 +282,37 @@ class AugmentedTrainer(Trainer):
         self.sampler = None if temperature is None else SourceSampler(train_dataset["source"][:], temperature, args.seed)
         self._watch = _Watch(self)
         stop = [EarlyStoppingCallback(patience)] if patience else []
-        more.setdefault("compute_metrics", lambda p: {"accuracy": 100 * float((np.argmax(p.predictions, -1) == p.label_ids).mean())})
+        more.setdefault("compute_metrics", _accuracy)
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, processing_class=tokenizer, data_collator=self.collator, callbacks=[*callbacks, *stop, self._watch], **more)
         self.remove_callback(PrinterCallback)                                          # a line for every logging step; state.log_history has them
         self.model_accepts_loss_kwargs = True                                         # compute_loss divides by the rows of all micro-batches
 
     @staticmethod
-    def _check_fit(model, tokenizer, rows) -> None:
+    def _check_fit(model, tokenizer, train, evaluation, unlabelled: bool) -> None:
+        if tokenizer is None:
+            raise ValueError("the texts need a tokenizer: pass tokenizer=, the one that belongs to the model")
         room = model.get_input_embeddings().num_embeddings
-        if tokenizer is not None and len(tokenizer) > room:
+        if len(tokenizer) > room:
             raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, the model {room}: they do not belong together (or call model.resize_token_embeddings)")
-        labels = Counter(v for v in rows["label"][:] if v is not None)
-        if any(not isinstance(v, (int, np.integer)) for v in labels):
-            raise ValueError(f"labels such as {next(iter(labels))!r} are no whole numbers: use encode_labels")
-        if labels and not 0 <= min(labels) <= max(labels) < model.config.num_labels:
-            raise ValueError(f"labels {sorted(labels)[:5]} do not fit a model with {model.config.num_labels} classes: pass num_labels when it is made")
+        labels = _labels(train, "train_dataset", model.config.num_labels)
         if len(labels) == 1:
             raise ValueError(f"all training labels are {next(iter(labels))}: a classifier needs two classes")
+        if not labels and not unlabelled:
+            raise ValueError("no training row has a label: there is nothing to learn without a consistency term")
+        for name, rows in (evaluation if isinstance(evaluation, Mapping) else {"": evaluation}).items():
+            if rows is not None and not _labels(rows, "eval_dataset" + f"[{name!r}]" * bool(name), model.config.num_labels):
+                raise ValueError("no development row has a label: there is nothing to choose the best model by; leave eval_dataset out")
+
+    def get_batch_samples(self, *args, **kwargs):
+        "The micro-batches of a step, and how many labelled examples they hold; beside that, the examples with and without a label are counted for (63.1)."
+        batches, labelled = super().get_batch_samples(*args, **kwargs)
+        self._examples = sum(len(b["labels"]) for b in batches)
+        if self.args.world_size > 1:
+            self._examples = int(self.accelerator.gather(torch.tensor(self._examples, device=self.args.device)).sum())
+        return batches, labelled
 
     def get_eval_dataloader(self, eval_dataset=None):
+        _columns(eval_dataset, "eval_dataset", "text")
         self.data_collator, keep = self._plain, self.data_collator
         try:
             return super().get_eval_dataloader(eval_dataset)
@@ -266,6 +320,7 @@ class AugmentedTrainer(Trainer):
             self.data_collator = keep
 
     def get_test_dataloader(self, test_dataset):
+        _columns(test_dataset, "test_dataset", "text")
         self.data_collator, keep = self._plain, self.data_collator
         try:
             return super().get_test_dataloader(test_dataset)
@@ -284,8 +339,11 @@ class AugmentedTrainer(Trainer):
             raise FloatingPointError(f"the model's scores in step {self.state.global_step + 1} are not finite for {len(bad)} of {len(outputs.logits)} texts, the first is {text[:60]!r}; nothing was "
                                      "updated. Look at that text, then at the learning rate: a smaller one is the usual cure")
         loss, tie = view_loss(outputs.logits, labels, views, self.weights if views > 1 else None, self.consistency if model.training else 0.0, **self.teacher)
-        rows = num_items_in_batch if num_items_in_batch is not None and int(num_items_in_batch) else (labels != UNLABELLED).sum().clamp(min=1)
-        total = loss / rows + tie / (len(labels) * (self.current_gradient_accumulation_steps if model.training and num_items_in_batch is not None else 1))
+        counted = num_items_in_batch is not None                                       # over the whole step, of which this may be a part
+        rows = num_items_in_batch if counted and int(num_items_in_batch) else (labels != UNLABELLED).sum().clamp(min=1)
+        total = loss / rows + tie / (self._examples if counted and model.training and self._examples else len(labels))
+        if counted and self.args.world_size > 1 and self.args.average_tokens_across_devices:
+            total = total * self.accelerator.num_processes                             # the gradients are averaged over processes, the sums above run over all of them
         return (total, {"loss": total, "logits": outputs.logits}) if return_outputs else total
 
     def training_step(self, *args, **kwargs):

@@ -474,7 +474,7 @@ def test_injected_adalora_is_pruned_and_penalised(tmp_path):
             m.eval()
     penalised = loss()
     trainer.orthogonal = 0.
-    assert penalised - loss() == pytest.approx(.5 * float(orthogonality([(m.B, m.A) for m in model.modules() if isinstance(m, AdaLoRALinear)])), rel=1e-4)
+    assert penalised - loss() == pytest.approx(.5 * orthogonality([(m.B, m.A) for m in model.modules() if isinstance(m, AdaLoRALinear)]).item(), rel=1e-4)
     with pytest.raises(ValueError, match="target rank of 7"):
         fit(inject(tuning.base_model("random"), "adalora", rank=6), tmp_path, target=7)
 

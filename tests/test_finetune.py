@@ -299,13 +299,46 @@ def test_unchanged_views_change_nothing(tmp_path, tokenizer):
     assert torch.allclose(flat(one.model), flat(three.model), atol=1e-5)
 
 
-def test_accumulation_is_exact_with_a_short_batch(tmp_path, tokenizer):
-    "12 rows at once, and as 5 + 5 + 2; transformers' mean of means would differ."
+@pytest.mark.parametrize("consistency", [0., 1., 10.])
+def test_accumulation_is_exact_with_a_short_batch(tmp_path, tokenizer, consistency):
+    "12 rows at once, and as 5 + 5 + 2, some of them unlabelled: both terms of (63.1). A mean of means would differ. SGD, since Adam does not see a factor."
     data = rows(12)
-    whole = trainer(tmp_path / "a", tokenizer, bert(dropout=0), data, 1, 12, transform=Swap(.3), copies=1)
-    parts = trainer(tmp_path / "b", tokenizer, bert(dropout=0), data, 1, 5, {"gradient_accumulation_steps": 3}, transform=Swap(.3), copies=1)
-    whole.train(), parts.train()
-    assert torch.allclose(flat(whole.model), flat(parts.model), atol=1e-6)
+    data = data.remove_columns("label").add_column("label", [None if i in (1, 4, 11) else v for i, v in enumerate(data["label"][:])])
+    start = flat(bert(dropout=0))
+    steps = []
+    for name, batch, parts in (("a", 12, 1), ("b", 5, 3)):
+        t = trainer(tmp_path / name, tokenizer, bert(dropout=0), data, 1, batch, {"gradient_accumulation_steps": parts, "optim": "sgd", "lr": .1, "warmup_steps": 0, "max_grad_norm": 0., "weight_decay": 0.},
+                    transform=Delete(.4), copies=1, consistency=consistency)
+        t.train()
+        steps.append(flat(t.model) - start)
+    assert steps[0].norm() > 1e-3 and (steps[1] - steps[0]).norm() < 1e-4 * steps[0].norm()
+
+
+def plain_step(where, tokenizer, processes=1):
+    "What one SGD step of 8 rows, shared by so many processes, adds to the weights."
+    t = trainer(where, tokenizer, bert(dropout=0), rows(8), 1, 8 // processes, {"optim": "sgd", "lr": .1, "warmup_steps": 0, "max_grad_norm": 0., "weight_decay": 0., "use_cpu": True}, transform=Delete(.4), copies=1, consistency=3.)
+    t.train()
+    assert t.args.world_size == processes
+    return flat(t.model) - flat(bert(dropout=0))
+
+
+def test_a_step_of_two_processes_is_that_of_one(tmp_path, tokenizer):
+    "The divisors count the rows of both, and the averaged gradient is that of one batch."
+    import socket
+    import subprocess
+    import sys
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    words, here = tmp_path / "words", os.path.dirname(__file__)
+    tokenizer.save_pretrained(words)
+    code = f"import sys, torch, transformers; sys.path.insert(0, {here!r}); import test_finetune as t; torch.save(t.plain_step(sys.argv[1], transformers.AutoTokenizer.from_pretrained({str(words)!r}), 2), sys.argv[1] + '.pt')"
+    shared = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / f"r{r}")], env=shared | {"RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE, text=True) for r in (0, 1)]
+    told = [p.communicate(timeout=120)[1] for p in both]
+    assert [p.returncode for p in both] == [0, 0], told
+    one, two = plain_step(tmp_path / "one", tokenizer), torch.load(tmp_path / "r0.pt")
+    assert one.norm() > 1e-3 and (two - one).norm() < 1e-4 * one.norm()
 
 
 def test_resume_is_exact_to_the_bit(tmp_path, tokenizer):
@@ -326,6 +359,18 @@ def test_early_stopping_restores_the_best(tmp_path, tokenizer):
     t = trainer(tmp_path, tokenizer, max_steps=-1, args={"epochs": 20, "eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "lr": 0.0}, eval_dataset=rows(20, 1, "validation"), patience=2)
     t.train()
     assert t.state.epoch == 3 and t.state.best_model_checkpoint.endswith("checkpoint-5")
+
+
+def test_a_resume_remembers_how_long_nothing_got_better(tmp_path, tokenizer):
+    "At a rate of 0 the first evaluation is the best: patience 3 ends after epoch 4, with a break after epoch 3 or without."
+    more = dict(max_steps=-1, args={"epochs": 9, "eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True, "lr": 0.0}, eval_dataset=rows(20, 1, "validation"), patience=3)
+    whole, first, second = (trainer(tmp_path / name, tokenizer, **more) for name in ("whole", "cut", "cut"))
+    whole.train()
+    first.add_callback(type("Stop", (transformers.TrainerCallback,), {"on_epoch_end": lambda self, a, s, c, **k: setattr(c, "should_training_stop", s.epoch >= 3) or c})())
+    first.train()
+    assert first.state.epoch == 3
+    second.train(resume_from_checkpoint=True)
+    assert whole.state.epoch == second.state.epoch == 4
 
 
 def test_the_schedule_ends_with_the_training(tmp_path, tokenizer):
@@ -424,6 +469,65 @@ def test_a_checkpoint_cut_in_half_is_named(tmp_path, tokenizer):
         check_checkpoint(folder)
     with pytest.raises(ValueError, match="no checkpoint"):
         trainer(tmp_path / "none", tokenizer).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"])
+def test_every_file_of_a_checkpoint_must_be_there_and_whole(tmp_path, tokenizer, name):
+    trainer(tmp_path, tokenizer, args={"save_strategy": "steps", "save_steps": 1}, max_steps=1).train()
+    folder = tmp_path / "checkpoint-1"
+    check_checkpoint(folder)
+    whole = (folder / name).read_bytes()
+    (folder / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=f"{name} cannot be read.*cut short"):
+        check_checkpoint(folder)
+    if name == "optimizer.pt":                                                        # both ends intact, the middle not
+        half = len(whole) // 2
+        (folder / name).write_bytes(whole[:half] + bytes(b ^ 1 for b in whole[half:half + 300]) + whole[half + 300:])
+        with pytest.raises(ValueError, match="optimizer.pt cannot be read"):
+            check_checkpoint(folder)
+    (folder / name).unlink()
+    with pytest.raises(ValueError, match="is missing or empty"):
+        check_checkpoint(folder)
+
+
+def relabelled(data, labels):
+    return data.remove_columns("label").add_column("label", labels)
+
+
+@pytest.mark.parametrize("labels, words", [(["x"] * 4, "'x' in eval_dataset are no whole numbers"), ([0, 1, 3, 0], "of eval_dataset do not fit a model with 2 classes"), ([None] * 4, "no development row has a label")])
+def test_development_labels_are_checked_before_anything_trains(tmp_path, tokenizer, labels, words):
+    for held in (relabelled(rows(4), labels), {"near": rows(4), "far": relabelled(rows(4), labels)}):
+        with pytest.raises(ValueError, match=words.replace("eval_dataset", r"eval_dataset(\['far'\])?")):
+            trainer(tmp_path, tokenizer, eval_dataset=held)
+
+
+def test_rows_without_a_label_are_not_wrong(tmp_path, tokenizer):
+    t, half = trainer(tmp_path, tokenizer), rows(20, 7)
+    right = t.predict(half).predictions.argmax(-1).tolist()
+    some = relabelled(half, [v if i % 2 else None for i, v in enumerate(right)])
+    assert t.predict(some).metrics["test_accuracy"] == 100 == t.evaluate(some)["eval_accuracy"]
+    none = t.predict(half.remove_columns("label"))
+    assert "test_accuracy" not in none.metrics and none.predictions.argmax(-1).tolist() == right
+
+
+def test_what_is_missing_is_named(tmp_path, tokenizer):
+    with pytest.raises(ValueError, match="pass tokenizer="):
+        trainer(tmp_path, None)
+    with pytest.raises(ValueError, match="train_dataset has no column 'text', only 'id', 'label', 'source', 'sentence'"):
+        trainer(tmp_path, tokenizer, data=rows().remove_columns("text").add_column("sentence", rows()["text"][:]))
+    with pytest.raises(ValueError, match="eval_dataset has no column 'label'"):
+        trainer(tmp_path, tokenizer, eval_dataset=rows().remove_columns("label"))
+    with pytest.raises(ValueError, match="test_dataset has no column 'text'"):
+        trainer(tmp_path, tokenizer).predict(rows().remove_columns("text"))
+    with pytest.raises(ValueError, match="the dataset has no column 'label', only 'text', 'stars'"):
+        encode_labels(Dataset.from_dict({"text": ["a"], "stars": [1]}))
+    with pytest.raises(ValueError, match="no training row has a label"):
+        trainer(tmp_path, tokenizer, data=relabelled(rows(4), [None] * 4))
+
+
+def test_an_unlabelled_split_can_be_encoded_with_known_labels():
+    ds, ids = encode_labels(Dataset.from_dict({"text": list("ab"), "label": [None, None]}), {"neg": 0, "pos": 1})
+    assert ds["label"][:] == [None, None] and ids == {"neg": 0, "pos": 1}
 
 
 # ------------------------------------------------------------------------------------------------ checks

@@ -197,3 +197,17 @@ def test_trial_refuses():
     for arm, n, t in (("both", 10, Delete(0.1)), ("augmented", 10, None), ("more_real", 250, None), ("base", 301, None)):
         with pytest.raises(ValueError):
             convex_trial(arm, TRAIN, TEST, n, t)
+
+
+def test_two_classes_minimise_62_5_and_more_minimise_62_4():
+    "The derivatives vanish; in (62.5) the bias is penalised, in (62.4) it is not."
+    x, y = TRAIN[0][:60], TRAIN[1][:60]
+    y = np.where(np.arange(60) < 40, 1, y)                                                       # unbalanced: a bias that is not 0
+    model = convex(x, y, tol=1e-10)
+    read, fit = model[0], model[-1]
+    left = model.predict_proba(x)[:, 1] - y
+    assert abs(fit.coef_[0] + 10 * (read.transform(x).T @ left)).max() < 1e-4 and abs(fit.intercept_[0] + 10 * left.sum()) < 1e-4 < .05 < abs(fit.intercept_[0])
+    three = np.where(np.arange(60) % 7 == 0, 2, y)
+    model = convex(x, three, tol=1e-8)
+    left = model.predict_proba(x) - np.eye(3)[three]
+    assert abs(model[-1].coef_.T + 10 * (model[0].transform(x).T @ left)).max() < 1e-2 and abs(left.sum(0)).max() < 1e-3

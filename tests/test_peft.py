@@ -436,6 +436,101 @@ def test_adalora_prunes_and_is_penalised_in_the_run():
     assert penalised > loss() + 1e-3
 
 
+def own_rows(n=40, seed=0):
+    from datasets import Dataset
+    labels = [i % 2 for i in range(n)]
+    rng = np.random.default_rng(seed)
+    return Dataset.from_dict({"text": [" ".join([*rng.choice(["plot", "cast", "film", "story"], 4), "good" if y else "bad"]) for y in labels], "label": labels})
+
+
+def fit(model, where, method="sgd", batch=8, steps=1, parts=1, lr=.1, kind=tuning.PeftTrainer, data=None, **more):
+    from diversity_kit.learn.finetune import arguments
+    args = arguments(where, batch=batch, lr=lr, max_steps=steps, seed=0, save_strategy="no", eval_strategy="no", load_best_model_at_end=False, optim=method, gradient_accumulation_steps=parts, warmup_steps=0,
+                     max_grad_norm=0., weight_decay=0.)
+    trainer = kind(model, args, data or own_rows(), tokenizer=tuning.tokenizer("random"), max_length=32, **more)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_injected_model_trains_and_predicts_on_rows_of_ones_own(method, tmp_path):
+    from diversity_kit.learn.finetune import AugmentedTrainer
+    model = inject(tuning.base_model("random"), method, rank=4, bottleneck=4, length=3)
+    trainer = fit(model, tmp_path, "adamw_torch", steps=3, lr=1e-2, kind=AugmentedTrainer)
+    assert 0 <= trainer.predict(own_rows(10, 1)).metrics["test_accuracy"] <= 100 and trainer.predict(own_rows(10, 1)).predictions.shape == (10, 2)
+
+
+def test_injected_adalora_is_pruned_and_penalised(tmp_path):
+    model = inject(tuning.base_model("random"), "adalora", rank=6)
+    trainer = fit(model, tmp_path, "adamw_torch", steps=15, lr=1e-2)
+    on = [int((m.E != 0).sum()) for m in model.modules() if isinstance(m, AdaLoRALinear)]
+    assert sum(on) == 4 * 4                                                               # two thirds of 4 * 6
+    assert sum(int((m.E != 0).sum()) for m in fit(inject(tuning.base_model("random"), "adalora", rank=6), tmp_path, "adamw_torch", steps=15, lr=1e-2, target=2).model.modules() if isinstance(m, AdaLoRALinear)) == 4 * 2
+    batch = trainer.collator([dict(r) for r in own_rows().select(range(4))])
+    loss = lambda: float(trainer.compute_loss(trainer.model, dict(batch)).detach())
+    trainer.model.train()
+    for m in trainer.model.modules():
+        if isinstance(m, nn.Dropout):
+            m.eval()
+    penalised = loss()
+    trainer.orthogonal = 0.
+    assert penalised - loss() == pytest.approx(.5 * orthogonality([(m.B, m.A) for m in model.modules() if isinstance(m, AdaLoRALinear)]).item(), rel=1e-4)
+    with pytest.raises(ValueError, match="target rank of 7"):
+        fit(inject(tuning.base_model("random"), "adalora", rank=6), tmp_path, target=7)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_penalty_counts_once_a_step(own, tmp_path):
+    "7 rows at once, and as 3 + 3 + 1; a penalty for every micro-batch would count it thrice."
+    if not own:
+        pytest.importorskip("peft")
+    moves = []
+    for batch, parts in ((7, 1), (3, 3)):
+        torch.manual_seed(0)
+        model = tuning.base_model("random")
+        for m in model.modules():
+            if isinstance(m, nn.Dropout):
+                m.p = 0.
+        model = inject(model, "adalora", rank=4) if own else library(model, "adalora", 4, total=100)
+        start = {n: q.detach().clone() for n, q in model.named_parameters() if q.requires_grad and "lora_E" not in n and not n.endswith(".E")}
+        trainer = fit(model, tmp_path, batch=batch, parts=parts, lr=.01, data=own_rows(7), orthogonal=20.)
+        moves.append(torch.cat([(dict(trainer.model.named_parameters())[n] - v).detach().flatten() for n, v in start.items()]))
+    assert moves[0].norm() > 1e-3 and (moves[1] - moves[0]).norm() < 1e-3 * moves[0].norm()
+
+
+def test_a_folder_is_a_base_model_and_another_network_is_none(tmp_path):
+    bert = tuning.base_model("random", 3)
+    bert.save_pretrained(tmp_path / "mine"), tuning.tokenizer("random").save_pretrained(tmp_path / "mine")
+    again = tuning.base_model(tmp_path / "mine")
+    assert all(torch.equal(v, again.bert.state_dict()[k]) for k, v in bert.bert.state_dict().items()) and again.config.num_labels == 2
+    assert tuning.tokenizer(str(tmp_path / "mine"))("good")["input_ids"] == tuning.tokenizer("random")("good")["input_ids"]
+    transformers.RobertaForSequenceClassification(transformers.RobertaConfig(vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)).save_pretrained(tmp_path / "other")
+    with pytest.raises(ValueError, match="holds no BERT encoder of this shape"):
+        tuning.base_model(tmp_path / "other")
+
+
+@pytest.mark.parametrize("method", LOW)
+def test_an_unwrapped_model_is_the_librarys_again(method, tmp_path):
+    torch.manual_seed(0)
+    config = transformers.BertConfig(vocab_size=60, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_labels=3)
+    model = stirred(inject(transformers.BertForSequenceClassification(config).double(), method, rank=4))
+    before = logits(model)
+    assert merge(model, unwrap=True) == 4 and gap(logits(model), before) < 1e-12
+    assert set(model.state_dict()) == set(transformers.BertForSequenceClassification(config).state_dict()) and not any(isinstance(m, LoRALinear) for m in model.modules())
+    model.save_pretrained(tmp_path)
+    again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float64)
+    assert gap(logits(again), before) < 1e-12
+    with pytest.raises(ValueError, match="no low-rank layer"):
+        merge(model)
+
+
+def test_ranks_may_be_numpys():
+    tuning.check_rank(np.int64(2), nn.Linear(4, 4))
+    for rank in (np.float64(2), True, np.int64(5)):
+        with pytest.raises(ValueError, match="whole number from 1 to 4"):
+            tuning.check_rank(rank, nn.Linear(4, 4))
+
+
 def test_trials_refuse():
     with pytest.raises(ValueError, match="'loar' is unknown"):
         tuning.tune(CONFIG | {"method": "loar", "lr": 1e-3}, 0)

@@ -40,6 +40,15 @@ def test_chinese_is_read_by_characters():
     assert zh.tokenize("电影很好 film") == ["电", "影", "很", "好", "film"]
 
 
+def test_every_letter_is_in_whatever_the_size():
+    "The size bounds the pieces beyond the letters; no text it has learnt from holds an unknown token."
+    texts = ["这部电影很好看，我很喜欢", "不好", "ab ba cab"]
+    small, large = pre.train_tokenizer(texts, 8), pre.train_tokenizer(texts, 200)
+    letters = set("".join(texts)) - {" "}
+    assert 8 < len(small) <= 5 + 2 * len(letters) and letters <= set(small.get_vocab()) <= set(large.get_vocab())
+    assert not any(small.unk_token_id in small(t)["input_ids"] for t in texts)
+
+
 @pytest.mark.parametrize("texts, size, words", [([], 50, "none with a character"), (["", " "], 50, "none with a character"), (TEXTS, 5, "5 tokens are special")])
 def test_tokenizer_refuses(texts, size, words):
     with pytest.raises(ValueError, match=words):
@@ -73,6 +82,30 @@ def test_only_words_are_guessed_and_the_label_is_the_word(tokenizer):
     assert (only["input_ids"][only["labels"] != IGNORE] == tokenizer.mask_token_id).all()
     kinds = out["input_ids"][at] == tokenizer.mask_token_id
     assert .6 < kinds.float().mean() < .95
+
+
+def test_every_text_has_a_token_to_guess(tokenizer):
+    "Two words at a share of a hundredth: without a redraw nearly every row, and most steps, would have no loss."
+    data = rows(tokenizer, ["the film", "good film", "old river"] * 40)
+    out = pre.MaskingCollator(tokenizer, .01)(data)
+    chosen = (out["labels"] != IGNORE).nonzero()
+    assert torch.equal(chosen[:, 0], torch.arange(120)) and .3 < (chosen[:, 1] == 1).float().mean() < .7
+    kinds = (out["input_ids"][tuple(chosen.T)] == tokenizer.mask_token_id).float().mean()
+    assert .6 < kinds < .95 and (pre.MaskingCollator(tokenizer, .01, only_masks=True)(data)["input_ids"] == tokenizer.mask_token_id).sum() == 120
+    log = pre.pretrain(pre.small_bert(tokenizer, 16), tokenizer, ["the film", "good film"], 6, batch=1, share=.01)
+    assert (log["loss"] > 1).all() and len(log) == 6
+    assert pre.masked_accuracy(pre.small_bert(tokenizer, 16), tokenizer, ["the film"]).tokens == 1
+
+
+def test_a_text_of_unknown_tokens_has_nothing_to_guess(tokenizer):
+    with pytest.raises(ValueError, match="none of the 1 texts"):
+        pre.masked_accuracy(pre.small_bert(tokenizer, 16), tokenizer, ["🜁 🜁 🜁"])
+
+
+def test_ids_may_be_text(tokenizer):
+    named = lambda names: pre.MaskingCollator(tokenizer, .3, seed=3)([{"id": n, "input_ids": r["input_ids"]} for n, r in zip(names, rows(tokenizer))])["labels"]
+    one = [f"doc-{i}" for i in range(len(TEXTS))]
+    assert torch.equal(named(one), named(one)) and not torch.equal(named(one), named(one[::-1]))
 
 
 @pytest.mark.parametrize("share", [0, 1, -.1, 1.5])

@@ -99,6 +99,98 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+# What would be loaded as another network
+
+def test_a_network_that_plain_transformers_does_not_know_is_not_saved(tmp_path):
+    "Its tensors would be missing for the class that is loaded, and drawn at random."
+    from diversity_kit.learn import peft as tuning
+    mean, words = tuning.base_model("random"), tuning.tokenizer("random")
+    tuning.merge(tuning.inject(mean, "lora", rank=2))
+    with pytest.raises(ValueError, match="is another network"):
+        serve.save(mean, words, ["no", "yes"], tmp_path / "m", max_length=16)
+    with pytest.raises(ValueError, match="no model of transformers"):
+        serve.save(tuning.inject(tuning.base_model("random"), "prefix"), words, ["no", "yes"], tmp_path / "m", max_length=16)
+    peft, (bert, vocabulary) = pytest.importorskip("peft"), make()
+    adapted = peft.get_peft_model(bert, peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query"]))
+    with pytest.raises(ValueError, match="merge_and_unload"):
+        serve.save(adapted, vocabulary, ["no", "yes"], tmp_path / "m", max_length=16)
+    assert not list(tmp_path.iterdir())
+    serve.verify(serve.save(adapted.merge_and_unload(), vocabulary, ["no", "yes"], tmp_path / "m", max_length=16))
+
+
+def test_a_tuned_model_is_saved_once_its_layers_are_taken_out(tmp_path):
+    from diversity_kit.learn import peft as tuning
+    bert, words = make()
+    tuning.inject(bert, "lora", rank=2)
+    for m in bert.modules():
+        if isinstance(m, tuning.LoRALinear):
+            torch.nn.init.normal_(m.B)
+    with pytest.raises(ValueError, match="tensors are (missing|unexpected)"):
+        serve.save(bert, words, ["no", "yes"], tmp_path / "m", max_length=16)
+    with torch.no_grad():
+        want = torch.softmax(bert(**words(["good film"], return_tensors="pt")).logits.double(), -1)[0].numpy()
+    tuning.merge(bert, unwrap=True)
+    got = serve.Predictor(serve.save(bert, words, ["no", "yes"], tmp_path / "m", max_length=16), device="cpu").probabilities(["good film"])[0]
+    assert np.allclose(got[0], want, atol=1e-5)
+
+
+def test_what_answers_otherwise_than_it_did_is_not_kept(model, tmp_path, monkeypatch):
+    real = type(model[0]).save_pretrained
+
+    def forgetful(self, folder, **k):
+        twin = make(seed=0)[0]
+        with torch.no_grad():
+            twin.classifier.bias[0] += .01
+        real(twin, folder, **k)
+    monkeypatch.setattr(type(model[0]), "save_pretrained", forgetful)
+    with pytest.raises(ValueError, match="answers otherwise .by up to 0.01"):
+        serve.save(*model, ["no", "yes"], tmp_path / "m", max_length=16)
+    assert not list(tmp_path.iterdir())
+
+
+def roberta(length):
+    torch.manual_seed(0)
+    _, words = make()
+    return transformers.RobertaForSequenceClassification(transformers.RobertaConfig(vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, max_position_embeddings=length, pad_token_id=0)).eval(), words
+
+
+def test_a_length_is_tried_before_it_is_promised(tmp_path):
+    "RoBERTa counts its positions from the padding's number + 1: of 40 positions 39 can be used here."
+    with pytest.raises(ValueError, match="fails on 40 tokens"):
+        serve.save(*roberta(40), ["no", "yes"], tmp_path / "m", max_length=40)
+    predictor = serve.Predictor(serve.save(*roberta(40), ["no", "yes"], tmp_path / "m", max_length=39), device="cpu")
+    assert predictor(["good " * 100])[0].truncated
+
+
+def test_training_goes_on_after_a_save(tmp_path):
+    bert, words = make()
+    bert.train()
+    serve.save(bert, words, ["no", "yes"], tmp_path / "m", max_length=16)
+    assert bert.training and bert.bert.training
+
+
+def test_how_the_tokenizer_was_used_does_not_matter(saved, tmp_path):
+    bert, words = make()
+    words(["good film", "bad"], truncation=True, max_length=7, padding=True)
+    again = serve.save(bert, words, ["no", "yes"], tmp_path / "again", temperature=2.5, max_length=16)
+    assert serve.verify(again)["id"] == serve.verify(saved)["id"] and words.backend_tokenizer.truncation["max_length"] == 7
+
+
+def test_a_rename_that_fails_brings_the_old_model_back(model, tmp_path, monkeypatch):
+    folder = serve.save(*model, ["no", "yes"], tmp_path / "m", max_length=16)
+    before, real, calls = serve.verify(folder), os.replace, []
+
+    def second_fails(a, b):
+        calls.append(b)
+        if len(calls) == 2:
+            raise OSError("disk")
+        real(a, b)
+    monkeypatch.setattr(serve.os, "replace", second_fails)
+    with pytest.raises(OSError, match="disk"):
+        serve.save(*model, ["no", "yes"], folder, temperature=3., max_length=16)
+    assert serve.verify(folder) == before and [p.name for p in tmp_path.iterdir()] == ["m"]
+
+
 def test_a_foreign_folder_stays_as_it_is(model, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("years of work")
@@ -139,6 +231,59 @@ def test_damage_is_found_and_named(saved, tmp_path):
     with pytest.raises(FileNotFoundError, match="is no saved model"):
         serve.Predictor(tmp_path)
     serve.verify(broken(lambda f: (f / "README.md").write_text("my notes")))      # the card is the reader's to edit
+
+
+def retold(saved, to, **change):
+    folder = copy(saved, to)
+    told = json.loads((folder / serve.MANIFEST).read_text())
+    (folder / serve.MANIFEST).write_text(json.dumps(told | change))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "model-00001-of-00002.safetensors", "sub/config.json", "vocab.txt", ".hidden"])
+def test_a_file_that_was_not_saved_with_it_is_refused(saved, tmp_path, name):
+    "transformers would load an adapter that lies beside a model, and answer otherwise under the same id."
+    folder = copy(saved, tmp_path / "m")
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text("{}")
+    with pytest.raises(ValueError, match=f"holds {name}, which was not saved with it"):
+        serve.verify(folder)
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"temperature": 0.}, "temperature=0.0 must be"), ({"temperature": -1.}, "temperature=-1.0"), ({"temperature": "1"}, "temperature='1'"), ({"temperature": float("nan")}, "temperature=nan"), ({"temperature": True}, "temperature=True"),
+    ({"max_length": 500}, "model's 40 positions"), ({"max_length": 16.5}, "max_length=16.5"), ({"max_length": 2}, "max_length=2"), ({"labels": ["yes", "no"]}, r"calls the classes \['yes', 'no'\]"), ({"labels": ["a", "b", "c"]}, "2 different names"),
+    ({"labels": "no"}, "2 different names"), ({"labels": None}, "2 different names"), ({"files": {}}, "holds config.json, which was not saved")])
+def test_a_manifest_must_fit_its_model(saved, tmp_path, change, words):
+    with pytest.raises(ValueError, match=words):
+        serve.Predictor(retold(saved, tmp_path / "m", **change))
+
+
+@pytest.mark.parametrize("lost, words", [("config.json", "no config.json"), ("model.safetensors", "no weights"), ("tokenizer", "no a? ?tokenizer")])
+def test_a_manifest_must_name_what_answers(saved, tmp_path, lost, words):
+    files = json.loads((saved / serve.MANIFEST).read_text())["files"]
+    folder = retold(saved, tmp_path / "m", files={k: v for k, v in files.items() if not k.startswith(lost)})
+    for f in folder.iterdir():
+        if f.name.startswith(lost):
+            f.unlink()
+    with pytest.raises(ValueError, match=words):
+        serve.verify(folder)
+
+
+def test_weights_of_another_network_are_refused_at_load(saved, tmp_path):
+    "A manifest can be made to fit any files; the tensors must still be those of the network in config.json."
+    from safetensors.torch import load_file, save_file
+
+    from diversity_kit import kit
+    folder = copy(saved, tmp_path / "m")
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("classifier.bias")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    told = json.loads((folder / serve.MANIFEST).read_text())
+    told["files"]["model.safetensors"] = kit.sha256_of(folder / "model.safetensors")
+    (folder / serve.MANIFEST).write_text(json.dumps(told))
+    with pytest.raises(ValueError, match="1 tensors are missing for a BertForSequenceClassification, the first is classifier.bias"):
+        serve.Predictor(folder)
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "x.pkl", "modeling.py", "sub/evil.PT"])
@@ -220,8 +365,8 @@ def test_it_answers_what_the_predictor_answers(client, predictor):
 
 @pytest.mark.parametrize("body, status, words", [
     ({"texts": ["a"] * 9}, 413, "9 texts, at most 8"), ({"texts": ["a" * 101]}, 413, "text 0 has 101 characters"), ({"texts": ["a" * 1_000_000]}, 413, "larger than 10,000 bytes"), ({"texts": ["a"] * 10_000}, 413, "larger than 10,000 bytes"),
-    ({"texts": ["a", " "]}, 422, "text 1 is empty"), ({"texts": ["a", 1]}, 422, "texts.1"), ({"texts": "a"}, 422, "texts"), ({"texts": None}, 422, "texts"), ({}, 422, "texts"), ([], 422, "body"),
-    ({"texts": ["a"], "model": "x"}, 422, "model"), (b"texts=a", 422, "body"), (b'{"texts": ["\\ud800"]}', 422, "surrogate"), (b"", 422, "body"), (pickle.dumps(["a"]), 400, "parsing the body")])
+    ({"texts": ["a", " "]}, 422, "text 1 is empty"), ({"texts": ["a", 1]}, 422, "text 1 is not a str"), ({"texts": "a"}, 422, "texts"), ({"texts": None}, 422, "texts"), ({}, 422, "texts"), ([], 422, "body"),
+    ({"texts": ["a"], "model": "x"}, 422, "another field"), (b"texts=a", 422, "body"), (b'{"texts": ["\\ud800"]}', 422, "surrogate"), (b"", 422, "body"), (pickle.dumps(["a"]), 400, "parsing the body")])
 def test_every_unusable_request_has_its_answer(client, body, status, words):
     r = client.post("/predict", **({"content": body, "headers": {"content-type": "application/json"}} if isinstance(body, bytes) else {"json": body}))
     assert r.status_code == status and words in r.json()["detail"], r.text
@@ -246,6 +391,29 @@ def test_a_text_is_a_text_and_is_not_sent_back(client, predictor, text, monkeypa
     assert r.json()["predictions"][0]["label"] == predictor([text])[0].label
     bad = client.post("/predict", json={"texts": [text, 3]})
     assert bad.status_code == 422 and text not in bad.text
+
+
+@pytest.mark.parametrize("body", [{"texts": ["fine"], "<img src=x onerror=alert(1)>": 1}, {"<img src=x onerror=alert(1)>": ["fine"]}, {"texts": {"<img src=x onerror=alert(1)>": 1}}, {"texts": ["fine", {"<img src=x onerror=alert(1)>": 1}]}])
+def test_no_field_name_is_sent_back(client, body):
+    r = client.post("/predict", json=body)
+    assert r.status_code == 422 and "img" not in r.text and len(r.text) < 300
+
+
+@pytest.mark.parametrize("body", [{"texts": [0] * 700_000}, {"texts": ["a"] + [0] * 700_000}, {"texts": [], **{f"f{i}": 0 for i in range(150_000)}}, {"texts": [[]] * 100_000}, [0] * 700_000])
+def test_a_large_body_of_wrong_things_is_answered_at_once(predictor, body):
+    "An error collected for every item would hold up everybody for seconds and fill a gigabyte."
+    with testclient.TestClient(serve.app(predictor, max_texts=8), raise_server_exceptions=False) as c:
+        content = json.dumps(body)
+        parsing = min(_seconds(json.loads, content) for _ in range(3))
+        taken = min(_seconds(c.post, "/predict", content=content, headers={"content-type": "application/json"}) for _ in range(2))
+        r = c.post("/predict", content=content, headers={"content-type": "application/json"})
+    assert r.status_code in (413, 422) and len(r.text) < 300 and taken < .3 + 5 * parsing
+
+
+def _seconds(call, *args, **kwargs):
+    begin = time.perf_counter()
+    call(*args, **kwargs)
+    return time.perf_counter() - begin
 
 
 class Slow:
@@ -281,6 +449,22 @@ def test_concurrent_clients_share_passes_and_get_their_own(predictor):
     assert sum(slow.passes) == 40 and len(slow.passes) < 10
     real = together(serve.app(predictor), [texts(3, i) for i in range(10)])
     assert all(np.allclose([p["probability"] for p in a["predictions"]], predictor.probabilities(texts(3, i))[0].max(1), atol=1e-6) for i, (_, a) in enumerate(real))
+
+
+def test_a_pass_has_at_most_so_many_texts():
+    slow = Slow()
+    got = together(serve.app(slow, max_texts=8), [["a"] * n for n in (1, 8, 7, 2, 8, 3, 3, 3)])
+    assert all(s == 200 for s, _ in got) and max(slow.passes) <= 8 and sum(slow.passes) == 35 and len(slow.passes) < 8
+
+
+def test_one_request_does_not_fail_its_neighbours():
+    class Picky(Slow):
+        def __call__(self, asked):
+            if any(len(t) > 50 for t in asked):
+                raise IndexError("index out of range in self")
+            return super().__call__(asked)
+    got = together(serve.app(Picky()), [["a"], ["a" * 60], ["b"], ["c", "d"]])
+    assert [s for s, _ in got] == [200, 500, 200, 200] and [len(a["predictions"]) for s, a in got if s == 200] == [1, 1, 2]
 
 
 def test_a_request_of_no_texts_costs_no_pass():

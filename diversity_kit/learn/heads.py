@@ -127,7 +127,7 @@ FEATURES = {"words": {"ngram_range": (1, 2)}, "chars": {"analyzer": "char", "ngr
 
 
 def convex(texts: Sequence[str], labels: Sequence, views: int = 1, C: float = 10.0, features: str = "words", tfidf: bool = False, tol: float = 1e-5):
-    """Equation (62.4): a fitted scikit-learn pipeline (`predict`, `predict_proba`, `score`). texts: `views` blocks of N, the originals first, or all
+    """Equation (62.4), for two classes (62.5): a fitted scikit-learn pipeline (`predict`, `predict_proba`, `score`). texts: `views` blocks of N, the originals first, or all
     different (views=1); labels: N or len(texts).
 
     features: 'words' (1- and 2-grams) or 'chars' (1- and 2-grams of characters, for Chinese), hashed, or with tfidf their TF-IDF. Raises ValueError for

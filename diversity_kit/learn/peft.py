@@ -11,6 +11,7 @@ import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -29,7 +30,7 @@ from .heads import Head
 __all__ = ['TARGETS', 'METHODS', 'RATES', 'MeanClassifier', 'tokenizer', 'base_model', 'Size', 'size', 'rows', 'Adapter',
            'check_rank', 'LoRALinear', 'AdaLoRALinear', 'orthogonality', 'RankAllocator', 'prefix_attention',
            'PrefixTuned', 'PromptTuned', 'freeze', 'find', 'inject', 'formula', 'merge', 'unmerge', 'adapter_state',
-           'save_adapter', 'load_adapter', 'library', 'tune', 'trial']
+           'save_adapter', 'load_adapter', 'library', 'PeftTrainer', 'tune', 'trial']
 
 # %% ../../nbs/learn/65_peft.ipynb #pf-011
 class MeanClassifier(BertPreTrainedModel):
@@ -48,11 +49,15 @@ class MeanClassifier(BertPreTrainedModel):
         return SequenceClassifierOutput(loss=None if labels is None else F.cross_entropy(logits, labels), logits=logits)
 
 
+def _place(name: str | Path) -> Path:
+    return Path(name) if Path(name).is_dir() else sources.path(name)
+
+
 @functools.cache
-def tokenizer(name: str):
-    "The tokenizer of a model card (minilm_l6), or for 'random' one of single letters."
+def tokenizer(name: str | Path):
+    "The tokenizer of a model card (minilm_l6) or of a folder, or for 'random' one of single letters."
     if name != "random":
-        return transformers.AutoTokenizer.from_pretrained(sources.path(name))
+        return transformers.AutoTokenizer.from_pretrained(_place(name))
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
     letters = [chr(c) for c in range(97, 123)]
     pieces = {w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *("##" + c for c in letters)])}
@@ -61,8 +66,10 @@ def tokenizer(name: str):
     return transformers.PreTrainedTokenizerFast(tokenizer_object=t, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]")
 
 
-def base_model(name: str, classes: int = 2, seed: int = 0) -> MeanClassifier:
-    "The encoder of a model card (or 'random': two layers of width 32, untrained) under a fresh head; the seed draws the head alone. Eval mode, on the CPU."
+def base_model(name: str | Path, classes: int = 2, seed: int = 0) -> MeanClassifier:
+    """The BERT encoder of a model card or a folder (or 'random': two layers of width 32, untrained) under a fresh head; the seed draws the head alone. Eval mode, on the CPU.
+
+    Raises ValueError for a folder that holds no whole BERT encoder."""
     if name == "random":
         torch.manual_seed(0)
         model = MeanClassifier(BertConfig(vocab_size=len(tokenizer(name)), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=128, num_labels=classes))
@@ -71,9 +78,11 @@ def base_model(name: str, classes: int = 2, seed: int = 0) -> MeanClassifier:
         before = logging.get_verbosity()
         logging.set_verbosity_error(), logging.disable_progress_bar()
         try:
-            model = MeanClassifier.from_pretrained(sources.path(name), num_labels=classes)
+            model, told = MeanClassifier.from_pretrained(_place(name), num_labels=classes, output_loading_info=True, ignore_mismatched_sizes=True)
         finally:
             logging.set_verbosity(before)
+        if lost := sorted(k for k in set(told["missing_keys"]) | {k[0] for k in told["mismatched_keys"]} if not k.startswith("classifier.")):
+            raise ValueError(f"{name} holds no BERT encoder of this shape: {len(lost)} tensors are missing, the first is {lost[0]}; they would have been drawn at random")
     torch.manual_seed(seed)
     nn.init.normal_(model.classifier.out.weight, std=0.02), nn.init.zeros_(model.classifier.out.bias)
     return model.eval()
@@ -147,7 +156,7 @@ class Adapter(nn.Module):
 def check_rank(rank: int, layer: nn.Linear, alpha: float = 1.0) -> None:
     "Raises ValueError unless 1 <= rank <= min(d_in, d_out), a whole number, and alpha is finite and positive."
     most = min(layer.in_features, layer.out_features)
-    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= most:
+    if isinstance(rank, bool) or not isinstance(rank, Integral) or not 1 <= rank <= most:
         raise ValueError(f"rank {rank!r} for a layer of {layer.in_features} -> {layer.out_features}: a whole number from 1 to {most} is needed; with {most} every matrix can be reached already")
     if not (math.isfinite(alpha) and alpha > 0):
         raise ValueError(f"alpha {alpha!r}: the update is scaled by alpha / rank, which must be positive; 2 * rank is common")
@@ -302,7 +311,10 @@ class PrefixTuned(nn.Module):
         self.model, self.shift, self.length, self.config = freeze(model), shift, length, c
         self.prefix = nn.Parameter(0.02 * torch.randn(c.num_hidden_layers, 2, c.num_attention_heads, length, c.hidden_size // c.num_attention_heads, dtype=model.dtype, device=model.device))
 
-    def forward(self, input_ids, attention_mask=None, **kwargs):
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def forward(self, input_ids, attention_mask=None, labels=None, **kwargs):
         B, n = input_ids.shape
         _room(self.model, self.length if self.shift else 1, n)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
@@ -310,7 +322,7 @@ class PrefixTuned(nn.Module):
         for l, (k, v) in enumerate(self.prefix):
             past.update(k.expand(B, -1, -1, -1), v.expand(B, -1, -1, -1), l)
         place = torch.arange(n, device=input_ids.device)[None].expand(B, -1) + (self.length if self.shift else 0)
-        return self.model(input_ids=input_ids, attention_mask=torch.cat([mask.new_ones(B, self.length), mask], 1), position_ids=place, past_key_values=past, **kwargs)
+        return self.model(input_ids=input_ids, attention_mask=torch.cat([mask.new_ones(B, self.length), mask], 1), position_ids=place, past_key_values=past, labels=labels, **kwargs)
 
 # %% ../../nbs/learn/65_peft.ipynb #pf-030
 class PromptTuned(nn.Module):
@@ -326,12 +338,15 @@ class PromptTuned(nn.Module):
         self.model, self.length, self.config = freeze(model), length, model.config
         self.prompt = nn.Parameter(words.detach()[at.to(words.device)].clone())
 
-    def forward(self, input_ids, attention_mask=None, token_type_ids=None, **kwargs):
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def forward(self, input_ids, attention_mask=None, token_type_ids=None, labels=None, **kwargs):
         _room(self.model, self.length, input_ids.shape[1])
         B = len(input_ids)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         embeds = torch.cat([self.prompt.expand(B, -1, -1), self.model.get_input_embeddings()(input_ids)], 1)
-        return self.model(inputs_embeds=embeds, attention_mask=torch.cat([mask.new_ones(B, self.length), mask], 1), **kwargs)
+        return self.model(inputs_embeds=embeds, attention_mask=torch.cat([mask.new_ones(B, self.length), mask], 1), labels=labels, **kwargs)
 
 # %% ../../nbs/learn/65_peft.ipynb #pf-032
 def freeze(model: nn.Module, head: str = "classifier") -> nn.Module:
@@ -389,8 +404,10 @@ def formula(method: str, config: BertConfig, rank: int = 8, bottleneck: int = 16
     return known[method]
 
 
-def merge(model: nn.Module) -> int:
-    "Merge all low-rank layers; their number. Raises RuntimeError, before anything changes, if one is merged already; ValueError if there is none."
+def merge(model: nn.Module, unwrap: bool = False) -> int:
+    """Merge all low-rank layers; their number. unwrap: put the plain linear layers back in their places, for good, so that the model has its usual names and can be saved for others.
+
+    Raises RuntimeError, before anything changes, if one is merged already; ValueError if there is none."""
     layers = [m for m in model.modules() if isinstance(m, LoRALinear)]
     if not layers:
         raise ValueError("the model has no low-rank layer to merge (adapters, prefixes and prompts cannot be merged)")
@@ -398,6 +415,10 @@ def merge(model: nn.Module) -> int:
         raise RuntimeError("the model is merged already: merging twice would add the updates twice; call unmerge first")
     for m in layers:
         m.merge()
+    for name, layer in list(model.named_modules()) if unwrap else ():
+        if isinstance(layer, LoRALinear):
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, layer.base)
     return len(layers)
 
 
@@ -475,22 +496,46 @@ def library(model: MeanClassifier, method: str, rank: int = 8, alpha: float = 16
 RATES = {"full": 1.5e-4, "head": 1e-2, "adapter": 8e-3, "lora": 8e-3, "adalora": 3e-2, "prefix": 1e-2, "prompt": 1e-1}      # the middles of the grids
 
 
-class _PeftTrainer(AugmentedTrainer):
-    "AugmentedTrainer with AdaLoRA's penalty (65.4) and rank pruning, of which the library's forward pass and optimizer know nothing here."
+class _Allocate(transformers.TrainerCallback):
+    "Prunes after every step: the library's layers by the library, this chapter's by RankAllocator, over a fifth to three quarters of the steps."
+
+    def __init__(self, target: int | None):
+        self.target, self.own = target, None
+
+    def on_train_begin(self, args, state, control, model=None, **_):
+        ranks = [len(m.E) for m in model.modules() if isinstance(m, AdaLoRALinear)]
+        if ranks:
+            self.own = RankAllocator(model, self.target or max(1, 2 * min(ranks) // 3), state.max_steps, state.max_steps // 5, state.max_steps // 4)
+
+    def on_optimizer_step(self, args, state, control, model=None, **_):
+        if self.own:
+            self.own.step(state.global_step + 1)
+        else:
+            model.base_model.update_and_allocate(state.global_step + 1)
+
+
+def _triplets(model: nn.Module) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    "P and Q of every AdaLoRA layer, this chapter's or the library's."
+    named = dict(model.named_parameters())
+    return [(m.B, m.A) for m in model.modules() if isinstance(m, AdaLoRALinear)] + [(named[n.replace("lora_E", "lora_B")], named[n.replace("lora_E", "lora_A")]) for n in named if "lora_E" in n]
+
+
+class PeftTrainer(AugmentedTrainer):
+    """AugmentedTrainer with what AdaLoRA needs beside the loss, for `inject` and for `library`: the penalty (65.4), `orthogonal` times and once a step, and the pruning. Any other model trains as there.
+
+    target: mean rank at the end for injected layers (default two thirds of the start; the library has its own). A resumed run collects the importances anew. Raises as AugmentedTrainer and RankAllocator."""
+
+    def __init__(self, model, *args, target: int | None = None, orthogonal: float = 0.5, **more):
+        super().__init__(model, *args, **more)
+        self.orthogonal, self.triplets = orthogonal, _triplets(model)
+        if self.triplets:
+            self.add_callback(_Allocate(target))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        out = super().compute_loss(model, inputs, True, num_items_in_batch)
-        loss, outputs = out
-        if model.training and hasattr(model, "peft_config"):
-            named = dict(model.named_parameters())
-            pairs = [(p, named[n.replace("lora_B", "lora_A")]) for n, p in named.items() if "lora_B" in n]
-            loss = loss + model.peft_config["default"].orth_reg_weight * orthogonality(pairs)
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if model.training and self.triplets:
+            loss = loss + self.orthogonal * orthogonality(self.triplets) / (self.current_gradient_accumulation_steps if num_items_in_batch is not None else 1)
         return (loss, outputs) if return_outputs else loss
-
-
-class _Allocate(transformers.TrainerCallback):
-    def on_optimizer_step(self, args, state, control, model=None, **_):
-        model.base_model.update_and_allocate(state.global_step + 1)
 
 
 def tune(config: Mapping, seed: int) -> AugmentedTrainer:
@@ -508,9 +553,9 @@ def tune(config: Mapping, seed: int) -> AugmentedTrainer:
         model = inject(model, method, bottleneck=config["bottleneck"])
     else:
         model = library(model, method, rank, 2.0 * rank, config["length"], config["steps"], config["longest"])
-    kind = _PeftTrainer if method == "adalora" else AugmentedTrainer
+
     args = arguments(tempfile.mkdtemp(), batch=config["batch"], lr=config["lr"], max_steps=config["steps"], seed=seed, save_strategy="no", eval_strategy="no", load_best_model_at_end=False, label_names=["labels"], optim="adamw_torch_fused")
-    trainer = kind(model, args, train.shuffle(seed=seed).select(range(config["n"])), tokenizer=tokenizer(config["encoder"]), max_length=config["longest"], callbacks=[_Allocate()] if method == "adalora" else [])
+    trainer = PeftTrainer(model, args, train.shuffle(seed=seed).select(range(config["n"])), tokenizer=tokenizer(config["encoder"]), max_length=config["longest"])
     trainer.train()
     return trainer
 

@@ -34,9 +34,9 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def train_tokenizer(texts: Sequence[str], size: int = 2000, max_length: int = 64):
-    """A WordPiece tokenizer of at most `size` tokens learnt from the texts, lower case; a Chinese character is always a token of its own.
+    """A WordPiece tokenizer of about `size` tokens learnt from the texts, lower case; a Chinese character is always a token of its own.
 
-    Returns a transformers.PreTrainedTokenizerFast with [CLS] ... [SEP] and [MASK]. Raises ValueError for no usable text or a size that leaves no room beside the special tokens."""
+    Every letter of the texts is in it, alone and within a word (##a), so that no training text has an unknown token; where these and the special tokens are more than `size`, it is as large as they are. Returns a transformers.PreTrainedTokenizerFast with [CLS] ... [SEP] and [MASK]. Raises ValueError for no usable text or a size that leaves no room beside the special tokens."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     if size <= len(SPECIAL):
         raise ValueError(f"size={size}: {len(SPECIAL)} tokens are special, more are needed")
@@ -63,9 +63,9 @@ def small_bert(tokenizer, width: int = 64, layers: int = 2, heads: int = 4, posi
 
 # %% ../../nbs/learn/64_pretrain.ipynb #pt-collator
 class MaskingCollator:
-    """Rows {id, input_ids} -> input_ids, attention_mask, labels (B, L) by `losses.mask_tokens`; fresh: new masks in every `epoch`.
+    """Rows {id, input_ids} -> input_ids, attention_mask, labels (B, L) by `losses.mask_tokens`; id: a whole number or a str; fresh: new masks in every `epoch`.
 
-    share: of the tokens to guess; only_masks: all of them become [MASK] (for evaluation). Raises ValueError for a tokenizer without a mask token or a share outside (0, 1)."""
+    share: of the tokens to guess, but one at least in every text, since a batch without any would have no loss; only_masks: all of them become [MASK] (for evaluation). Raises ValueError for a tokenizer without a mask token or a share outside (0, 1)."""
 
     def __init__(self, tokenizer, share: float = 0.15, seed: int = 0, fresh: bool = True, only_masks: bool = False):
         if tokenizer.mask_token_id is None or tokenizer.pad_token_id is None:
@@ -78,8 +78,15 @@ class MaskingCollator:
 
     def _masked(self, row: Mapping) -> tuple[torch.Tensor, torch.Tensor]:
         ids = torch.as_tensor(row["input_ids"])[None]
-        draw = np.random.SeedSequence([self.seed, int(row["id"]), self.epoch if self.fresh else 0]).generate_state(1)[0]
-        inputs, labels = mask_tokens(ids, self.tokenizer.mask_token_id, self.candidates, torch.isin(ids, self.special), self.share, *self.noise, generator=torch.Generator().manual_seed(int(draw)))
+        name = row["id"] if not isinstance(row["id"], str) else int.from_bytes(hashlib.sha256(row["id"].encode()).digest()[:8], "big")
+        draw = np.random.SeedSequence([self.seed, int(name), self.epoch if self.fresh else 0]).generate_state(1)[0]
+        frozen, chance = torch.isin(ids, self.special), torch.Generator().manual_seed(int(draw))
+        mask = lambda frozen, share: mask_tokens(ids, self.tokenizer.mask_token_id, self.candidates, frozen, share, *self.noise, generator=chance)
+        inputs, labels = mask(frozen, self.share)
+        if (labels == IGNORE).all() and not frozen.all():                              # nothing was drawn: one of them, each as likely
+            at = (~frozen[0]).nonzero().flatten()
+            one = torch.ones_like(frozen).index_fill(1, at[torch.randint(len(at), (1,), generator=chance)], False)
+            inputs, labels = mask(one, 1.0)
         return inputs[0], labels[0]
 
     def __call__(self, rows: Sequence[Mapping]) -> dict[str, torch.Tensor]:
@@ -102,7 +109,8 @@ def _rows(tokenizer, texts: Sequence[str], max_length: int) -> list[dict]:
     if isinstance(texts, str) or (bad := next((i for i, t in enumerate(texts) if not isinstance(t, str)), None)) is not None:
         raise TypeError("texts must be a list of str" if isinstance(texts, str) else f"text {bad} is a {type(texts[bad]).__name__}, not a str")
     ids = tokenizer(list(texts), truncation=True, max_length=max_length, add_special_tokens=True)["input_ids"] if len(texts) else []
-    rows = [{"id": i, "input_ids": v} for i, v in enumerate(ids) if len(v) >= 4]
+    special = set(tokenizer.all_special_ids)
+    rows = [{"id": i, "input_ids": v} for i, v in enumerate(ids) if sum(t not in special for t in v) >= 2]
     if not rows:
         raise ValueError(f"none of the {len(texts)} texts has two tokens: there is nothing to guess from")
     return rows
@@ -158,7 +166,7 @@ class Guesses(NamedTuple):
 
 @torch.no_grad()
 def masked_accuracy(model, tokenizer, texts: Sequence[str], share: float = 0.15, max_length: int = 48, batch: int = 64, seed: int = 0) -> Guesses:
-    "Guess `share` of the tokens of each text, all replaced by [MASK]; the same positions for every model of one tokenizer and seed."
+    "Guess `share` of the tokens of each text (one at least), all replaced by [MASK]; the same positions for every model of one tokenizer and seed. Raises as `pretrain` for unusable texts."
     rows, collator = _rows(tokenizer, texts, max_length), MaskingCollator(tokenizer, share, seed, only_masks=True)
     right, loss, n, was = 0, 0.0, 0, model.training
     model.eval()

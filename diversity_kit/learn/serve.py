@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import hashlib
 import json
 import math
@@ -16,6 +17,7 @@ import threading
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 
 import numpy as np
@@ -31,21 +33,68 @@ MANIFEST = "diversity_kit.json"
 CODE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".py", ".so")
 
 
-def _checked(model, tokenizer, labels, temperature, max_length) -> None:
-    n = model.config.num_labels
-    if len(labels) != n or len(set(labels)) < n or not all(isinstance(v, str) and v.strip() for v in labels):
-        raise ValueError(f"labels {list(labels)!r} must be {n} different names, in the order of the model's classes")
-    if not (isinstance(temperature, (int, float)) and math.isfinite(temperature) and temperature > 0):
+def _fitting(labels, temperature, max_length, classes: int, room: int | None) -> None:
+    "What `save` asks of its arguments and `verify` of a manifest."
+    if not isinstance(labels, Sequence) or isinstance(labels, str) or not all(isinstance(v, str) and v.strip() for v in labels) or len(labels) != classes or len(set(labels)) < classes:
+        raise ValueError(f"labels {list(labels) if isinstance(labels, Sequence) else labels!r} must be {classes} different names, in the order of the model's classes")
+    if isinstance(temperature, bool) or not (isinstance(temperature, Real) and math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature={temperature!r} must be a positive number")
-    room = getattr(model.config, "max_position_embeddings", None) or max_length
-    if not 3 <= max_length <= room:
-        raise ValueError(f"max_length={max_length} must lie between 3 and the model's {room} positions")
+    if isinstance(max_length, bool) or not isinstance(max_length, Integral) or not 3 <= max_length <= (room or max_length):
+        raise ValueError(f"max_length={max_length!r} must be a whole number between 3 and the model's {room} positions")
+
+
+def _checked(model, tokenizer, labels, temperature, max_length) -> None:
+    from transformers import PreTrainedModel
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(f"a {type(model).__name__} is no model of transformers, which could load it again: merge what was put in first (merge_and_unload() of the peft library, learn.peft.merge(model, unwrap=True) here)")
+    _fitting(labels, temperature, max_length, model.config.num_labels, getattr(model.config, "max_position_embeddings", None))
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, the model {model.get_input_embeddings().num_embeddings}: they do not belong together")
     if tokenizer.pad_token is None:
         raise ValueError("the tokenizer has no padding token: set tokenizer.pad_token, or only single texts could be answered")
     if bad := [k for k, v in model.state_dict().items() if v.is_floating_point() and not bool(torch.isfinite(v).all())]:
         raise ValueError(f"{len(bad)} tensors hold numbers that are not finite, the first is {bad[0]}: this model cannot answer")
+
+
+def _load(folder: Path):
+    "The model of a folder. Raises ValueError, naming it, for a tensor that is missing, superfluous or of another shape: transformers would draw it at random, or leave it out."
+    from transformers import AutoModelForSequenceClassification
+    from transformers.utils import logging
+    before, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error(), logging.disable_progress_bar()                     # its report of such tensors is an error here
+    try:
+        model, told = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True)
+    except Exception as e:
+        raise ValueError(f"transformers cannot load {folder.name} as a sequence classifier ({type(e).__name__}: {str(e)[:80]})") from None
+    finally:
+        logging.set_verbosity(before)
+        if bar:
+            logging.enable_progress_bar()
+    for what in ("missing", "unexpected", "mismatched"):
+        if bad := sorted(k if isinstance(k, str) else k[0] for k in told[f"{what}_keys"]):
+            raise ValueError(f"{folder.name}: {len(bad)} tensors are {what} for a {type(model).__name__}, the first is {bad[0]}. What was saved is another network: only a sequence classifier of "
+                             "transformers, without layers of one's own, can be loaded again (learn.peft.merge(model, unwrap=True) takes low-rank layers out)")
+    return model.eval()
+
+
+@torch.no_grad()
+def _compare(folder: Path, model, tokenizer, max_length: int) -> None:
+    "Raises ValueError unless the folder's model reads max_length tokens, and gives the logits of `model` for a full and a short row."
+    own, special = _load(folder), set(tokenizer.all_special_ids)
+    words = [i for i in range(min(len(tokenizer), 200)) if i not in special] or list(range(len(tokenizer)))
+    ids = torch.tensor([(words * max_length)[:max_length], (words[::-1] * max_length)[:3] + [tokenizer.pad_token_id] * (max_length - 3)])
+    rows = {"input_ids": ids, "attention_mask": torch.tensor([[1] * max_length, [1] * 3 + [0] * (max_length - 3)])}
+    try:
+        found = own(**rows).logits
+    except Exception as e:
+        raise ValueError(f"the model fails on {max_length} tokens ({type(e).__name__}: {str(e)[:80]}): a smaller max_length may do (RoBERTa counts its positions from 2)") from None
+    training, _ = model.training, model.eval()
+    try:
+        here = model(**{k: v.to(model.device) for k, v in rows.items()}).logits.cpu()
+    finally:
+        model.train(training)
+    if not torch.allclose(found.float(), here.float(), rtol=1e-3, atol=1e-4):
+        raise ValueError(f"the model that transformers loads from what was written answers otherwise (by up to {float((found.float() - here.float()).abs().max()):.2g} in a logit), so nothing was kept")
 
 
 def _card(labels, temperature, max_length, card: Mapping) -> str:
@@ -70,42 +119,55 @@ def save(model, tokenizer, labels: Sequence[str], folder: str | Path, temperatur
 
     labels: (C,) names in the order of the classes; temperature: T of softmax(z / T); max_length: tokens a text is cut to; card: rows of the model card, such as
     {"data": "...", "test accuracy": "81.2 % [79.4, 82.9]", "license": "apache-2.0"}. The folder appears complete or not at all.
-    Raises ValueError for labels, temperature, length or tokenizer that do not fit, weights that are not finite, and a target that is no such folder."""
+    What was written is loaded again, and its logits compared with the model's, before it gets its name; a folder that it replaces stays until then.
+    Raises ValueError for labels, temperature, length or tokenizer that do not fit, weights that are not finite, a model that plain transformers does not load as the same, and a target that is no such folder."""
     folder = Path(folder)
     _checked(model, tokenizer, labels, temperature, max_length)
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is there and is no saved model: choose another name, nothing was written")
     model.config.id2label, model.config.label2id = dict(enumerate(labels)), {v: i for i, v in enumerate(labels)}
     new = folder.with_name(f".{folder.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    old = folder.with_name(new.name + ".old")
     new.mkdir(parents=True)
     try:
         model.save_pretrained(new)
-        tokenizer.save_pretrained(new)
+        _unused(tokenizer).save_pretrained(new)
+        _compare(new, model, tokenizer, max_length)
         (new / "README.md").write_text(_card(labels, temperature, max_length, card or {}), encoding="utf-8")
         files = {p.name: kit.sha256_of(p) for p in sorted(new.iterdir()) if p.name != "README.md"}
         told = {"format": 1, "labels": list(labels), "temperature": float(temperature), "max_length": int(max_length), "files": files}
         (new / MANIFEST).write_text(json.dumps(told, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
-        old = folder.with_name(new.name + ".old")
         if folder.exists():
             os.replace(folder, old)
         os.replace(new, folder)
-        shutil.rmtree(old, ignore_errors=True)
     except BaseException:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
         shutil.rmtree(new, ignore_errors=True)
         raise
+    shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+def _unused(tokenizer):
+    "A copy without the traces of its last call: how a fast tokenizer last cut and filled would be written into its file."
+    tokenizer = copy.deepcopy(tokenizer)
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        backend.no_truncation(), backend.no_padding()
+    return tokenizer
 
 
 def verify(folder: str | Path) -> dict:
     """The manifest of a saved model, after every file was compared with it; its `id` names weights, words and settings together.
 
-    Raises FileNotFoundError for a folder without manifest, ValueError naming the file that is missing, altered or could hold code."""
+    Raises FileNotFoundError for a folder without manifest, ValueError naming the file that is missing, altered, not in the manifest or could hold code, and for labels, temperature
+    or length that do not fit the model's config.json."""
     folder = Path(folder)
     if not (folder / MANIFEST).is_file():
         raise FileNotFoundError(f"{folder} is no saved model (no {MANIFEST}): make one with diversity_kit.learn.serve.save")
     try:
         told = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files, rest = dict(told["files"]), (told["labels"], float(told["temperature"]), int(told["max_length"]))
+        files, rest = dict(told["files"]), (told["labels"], told["temperature"], told["max_length"])
     except (ValueError, KeyError, TypeError) as e:
         raise ValueError(f"{folder / MANIFEST} is damaged ({e}): copy the folder again") from None
     if code := [p.name for p in folder.rglob("*") if p.suffix.lower() in CODE]:
@@ -115,6 +177,19 @@ def verify(folder: str | Path) -> dict:
             raise ValueError(f"{folder / name} is missing: copy the folder again")
         if kit.sha256_of(folder / name) != digest:
             raise ValueError(f"{folder / name} is not the file that was saved (cut short or altered): copy the folder again")
+    there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()} - {MANIFEST, "README.md"}
+    if more := sorted(there - set(files)):
+        raise ValueError(f"{folder} holds {more[0]}, which was not saved with it and might change the answers (as an adapter does): take it out")
+    if lost := [what for what, has in (("config.json", "config.json" in files), ("weights", any(f.endswith(".safetensors") for f in files)), ("a tokenizer", any(f.startswith("tokenizer") for f in files))) if not has]:
+        raise ValueError(f"{folder / MANIFEST} names no {lost[0]}, so nothing vouches for it: save the model again")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        named = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
+        _fitting(*rest, len(named), config.get("max_position_embeddings"))
+    except (KeyError, TypeError, ValueError) as e:
+        raise ValueError(f"{folder / MANIFEST} does not fit the model: {e}") from None
+    if named != rest[0]:
+        raise ValueError(f"{folder / MANIFEST} calls the classes {rest[0]}, the model's config.json {named}: save the model again")
     told["id"] = hashlib.sha256(json.dumps([files, rest], sort_keys=True).encode()).hexdigest()[:12]
     return told
 
@@ -134,16 +209,15 @@ class Prediction:
 class Predictor:
     """A saved folder, ready to answer: predictor(texts) -> list of Prediction.
 
-    batch: texts in a forward pass; device: default kit.device(). Reads local files only, never code. Raises what `verify` raises."""
+    batch: texts in a forward pass; device: default kit.device(). Reads local files only, never code. Raises what `verify` raises, and ValueError for weights that are not those of the network in config.json."""
 
     def __init__(self, folder: str | Path, batch: int = 32, device: str | torch.device | None = None):
-        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+        from transformers import AutoTokenizer
         if batch < 1:
             raise ValueError(f"batch={batch} must be at least 1")
         told = verify(folder)
-        own = dict(local_files_only=True, trust_remote_code=False)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, **own)
-        self.model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True, **own).eval().to(device or kit.device())
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        self.model = _load(Path(folder)).to(device or kit.device())
         self.labels, self.temperature, self.max_length, self.id, self.batch = tuple(told["labels"]), told["temperature"], told["max_length"], told["id"], batch
         self._lock = threading.Lock()                                     # a fast tokenizer changes its own settings while it works
 
@@ -190,10 +264,10 @@ class Predictor:
 
 # %% ../../nbs/learn/66_serve.ipynb #sv-app
 class _Batcher:
-    "Puts waiting requests together: one forward pass after the other, each with what has come in meanwhile (at most `most` texts)."
+    "Puts waiting requests together: one forward pass after the other, each with what has come in meanwhile (at most `most` texts, or one request that has more)."
 
     def __init__(self, predictor: Predictor, most: int, waiting: int):
-        self.predictor, self.most, self.queue = predictor, most, asyncio.Queue(waiting)
+        self.predictor, self.most, self.queue, self.next = predictor, most, asyncio.Queue(waiting), None
         self.closing, self.answered, self.passes = False, 0, 0
 
     async def ask(self, texts: list[str]) -> list[Prediction]:
@@ -205,24 +279,34 @@ class _Batcher:
 
     async def work(self) -> None:
         "Runs until `close`; what is in line by then is answered."
-        while not (self.closing and self.queue.empty()):
+        while not (self.closing and self.queue.empty() and self.next is None):
             with contextlib.suppress(asyncio.TimeoutError):
-                await self._step(await asyncio.wait_for(self.queue.get(), 0.1))
+                first, self.next = self.next or await asyncio.wait_for(self.queue.get(), 0.1), None
+                await self._step(first)
 
     async def _step(self, first) -> None:
         group, size = [first], len(first[0])
         while size < self.most and not self.queue.empty():
-            group.append(self.queue.get_nowait())
-            size += len(group[-1][0])
-        try:
-            found = iter(await asyncio.to_thread(self.predictor, [t for texts, _ in group for t in texts]))
-            results = [[next(found) for _ in texts] for texts, _ in group]
-        except Exception as e:                                            # every client of this pass learns that it failed
-            results = [e] * len(group)
-        self.passes, self.answered = self.passes + 1, self.answered + size
+            self.next = self.queue.get_nowait()
+            if size + len(self.next[0]) > self.most:                      # it begins the next pass
+                break
+            group, size, self.next = [*group, self.next], size + len(self.next[0]), None
+        results = await self._answers([texts for texts, _ in group])
+        if len(group) > 1 and isinstance(results[0], Exception):          # one request must not fail its neighbours: each gets a pass of its own
+            results = [(await self._answers([texts]))[0] for texts, _ in group]
+        self.answered += size
         for (_, answer), result in zip(group, results):
             if not answer.done():                                         # a client that went away
                 (answer.set_exception if isinstance(result, Exception) else answer.set_result)(result)
+
+    async def _answers(self, requests: list[list[str]]) -> list:
+        "One pass: the predictions of each request, or for each the exception that the pass ended in."
+        self.passes += 1
+        try:
+            found = iter(await asyncio.to_thread(self.predictor, [t for texts in requests for t in texts]))
+            return [[next(found) for _ in texts] for texts in requests]
+        except Exception as e:
+            return [e] * len(requests)
 
     async def close(self, worker: asyncio.Task) -> None:
         self.closing = True
@@ -258,13 +342,13 @@ class _BodyLimit:
 def app(predictor: Predictor, max_texts: int = 256, max_chars: int = 20_000, max_bytes: int = 4_000_000, max_waiting: int = 256):
     """The FastAPI application: POST /predict {"texts": [...]} -> {"model": id, "predictions": [...]}; GET /health.
 
-    max_texts, max_chars (of one text), max_bytes (of a body), max_waiting (requests in line): beyond them 413 or 503. A text is never opened, evaluated or
-    repeated in an answer. Raises ImportError without the extra `serve`."""
+    max_texts, max_chars (of one text), max_bytes (of a body), max_waiting (requests in line): beyond them 413 or 503. Nothing that a client wrote, neither a text nor the name of
+    a field, is ever opened, evaluated or repeated in an answer; an answer names positions and lengths. Raises ImportError without the extra `serve`."""
     try:
         from fastapi import FastAPI, HTTPException
         from fastapi.exceptions import RequestValidationError
         from fastapi.responses import JSONResponse
-        from pydantic import ConfigDict, StrictStr, create_model
+        from pydantic import ConfigDict, StrictStr, create_model, model_validator
     except ImportError:
         raise ImportError('the service needs FastAPI: pip install "diversity_kit[serve]"') from None
     batcher = _Batcher(predictor, max(max_texts, predictor.batch), max_waiting)
@@ -277,18 +361,28 @@ def app(predictor: Predictor, max_texts: int = 256, max_chars: int = 20_000, max
 
     service = FastAPI(title="diversity_kit classifier", lifespan=lifespan, docs_url=None, redoc_url=None)      # those pages load scripts from elsewhere
     service.add_middleware(_BodyLimit, most=max_bytes)
-    Texts = create_model("Texts", __config__=ConfigDict(extra="forbid"), texts=(list[StrictStr], ...))
+    def limited(body):                                                    # before the library looks at every item and collects an error for each
+        if not isinstance(body, dict) or not isinstance(body.get("texts"), list):
+            raise ValueError("an object with a list texts is expected")
+        if len(body) > 1:
+            raise ValueError("there is another field beside texts")
+        if (n := len(body["texts"])) > max_texts:
+            raise HTTPException(413, f"{n:,} texts, at most {max_texts} in a request: send them in several")
+        if (at := next((i for i, t in enumerate(body["texts"]) if not isinstance(t, str)), None)) is not None:
+            raise ValueError(f"text {at} is not a str")
+        return body
+
+    Texts = create_model("Texts", __config__=ConfigDict(extra="forbid"), __validators__={"limited": model_validator(mode="before")(limited)}, texts=(list[StrictStr], ...))
     Answer = create_model("Answer", model=(str, ...), predictions=(list[create_model("Prediction", label=(str, ...), probability=(float, ...), probabilities=(dict[str, float], ...), truncated=(bool, ...))], ...))
 
     @service.exception_handler(RequestValidationError)
-    async def unusable(_, error):                                         # without the input, which the library would send back
+    async def unusable(_, error):                                         # without the input and its field names, which the library would send back
         first = error.errors()[0]
-        return JSONResponse({"detail": f"{'.'.join(map(str, first['loc']))}: {first['msg']}; expected {{\"texts\": [\"...\", ...]}}"}, 422)
+        told = str(first["ctx"]["error"]) if first["type"] == "value_error" else "no JSON" if first["type"] == "json_invalid" else "an object with a list texts is expected"
+        return JSONResponse({"detail": f"body: {told}; expected {{\"texts\": [\"...\", ...]}}"}, 422)
 
     async def predict(body):
         texts = body.texts
-        if len(texts) > max_texts:
-            raise HTTPException(413, f"{len(texts):,} texts, at most {max_texts} in a request: send them in several")
         if long := [i for i, t in enumerate(texts) if len(t) > max_chars]:
             raise HTTPException(413, f"text {long[0]} has {len(texts[long[0]]):,} characters, at most {max_chars:,}: the model reads {predictor.max_length} tokens of it")
         try:
@@ -308,7 +402,7 @@ def app(predictor: Predictor, max_texts: int = 256, max_chars: int = 20_000, max
 
     @service.get("/health")
     async def health():
-        return {"status": "ok", "model": predictor.id, "labels": list(predictor.labels), "waiting": batcher.queue.qsize(), "answered": batcher.answered, "passes": batcher.passes}
+        return {"status": "ok", "model": predictor.id, "labels": list(predictor.labels), "waiting": batcher.queue.qsize() + (batcher.next is not None), "answered": batcher.answered, "passes": batcher.passes}
 
     return service
 

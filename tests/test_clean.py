@@ -13,6 +13,7 @@ EVERY = tuple(RULES)
 @pytest.mark.parametrize("rule, before, after", [
     ("width", "ＡＢ１，　全", "AB1, 全"), ("width", "①ﬁ", "①ﬁ"), ("nfkc", "①ﬁ²", "1fi2"), ("control", "a\u200bb\x00c\ufeff", "abc"), ("control", "\U0001F468\u200d\U0001F469", "\U0001F468\u200d\U0001F469"),
     ("html", "fish &amp; <b>chips</b>", "fish & chips"), ("html", "if a < b and c > d", "if a < b and c > d"), ("html", "a<script>x()</script>b", "ab"), ("html", "a<br>b", "a b"),
+    ("html", "&lt;p&gt; starts &quot;one&quot;", '&lt;p&gt; starts "one"'), ("html", "1 &lt; 2 &gt; 0", "1 < 2 > 0"), ("html", "x.org/?id=1&copy=2&reg=eu", "x.org/?id=1&copy=2&reg=eu"), ("html", "&copyright; &#65; &copy;", "&copyright; A ©"),
     ("mojibake", "itâ€™s", "it’s"), ("mojibake", "图书馆", "图书馆"), ("whitespace", " a \t b\r\nc\n\n\n\nd ", "a b\nc\n\nd"), ("empty", " \n", None),
     ("boilerplate", "Accept all cookies\nReal.", "Real."), ("boilerplate", "版权所有 未经授权", None), ("boilerplate", "x" * 200 + " privacy policy", "x" * 200 + " privacy policy")])
 def test_rules(rule, before, after):
@@ -29,6 +30,19 @@ def test_a_second_pass_changes_nothing(texts, order):
     again, second = clean_texts(once, order)
     assert again == once and not second.dropped and not any(c for _, c, *_ in second.rows)
     assert len(log.kept) == len(once) and log.n == len(texts)
+
+
+def test_text_about_html_survives_the_default_rules():
+    about = "Write &lt;p&gt; to start a paragraph and &lt;b&gt; for bold."
+    assert clean_texts([about, "<p>Write &amp;lt;p&amp;gt; here</p>", "fish &amp;amp; chips"])[0] == [about, "Write &lt;p&gt; here", "fish & chips"]
+
+
+def test_a_frame_is_cleaned_by_its_column():
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame({"label": [1, 0], "text": ["a &amp; b", "c"]})
+    assert clean_texts(frame)[0] == ["a & b", "c"] == clean_texts(frame["text"].iloc[::-1].iloc[::-1])[0]
+    with pytest.raises(ValueError, match="no column 'text': the data has label"):
+        clean_texts(frame[["label"]])
 
 
 def test_the_log_counts_rows_and_shows_them():

@@ -140,6 +140,18 @@ def test_semantic_takes_any_encoder():
         semantic_duplicates(["a"], lambda t: np.zeros(3))
 
 
+def test_a_frame_by_its_column_and_a_series_by_position():
+    import pandas as pd
+    texts = ["alpha beta gamma delta", "one two three four five", "ALPHA beta gamma delta!", "six seven eight nine"]
+    frame = pd.DataFrame({"label": [0] * 4, "text": texts}, index=[3, 2, 1, 0])
+    for data in (frame, frame["text"], texts):
+        found = near_duplicates(data)
+        assert (found.removed.tolist(), found.kept.tolist()) == ([2], [0])
+        shown = found.to_pandas(data)
+        assert (shown.text[0], shown.repeats[0]) == (texts[2], texts[0])
+    assert near_duplicates(frame, against=frame).older.all()
+
+
 def test_faults_and_empty_input():
     assert near_duplicates([]).n == 0 and near_duplicates([]).share == 0 and len(exact_duplicates(["", ""]).removed) == 1
     assert near_duplicates(["", "", "!?"]).removed.tolist() == [1]

@@ -206,6 +206,12 @@ def test_panel_takes_an_encoder_and_chinese():
     assert p["tokens"].value > 8 and p["vendi"].value <= 8
 
 
+def test_a_frame_is_read_by_its_column():
+    import pandas as pd
+    frame = pd.DataFrame({"a": 0, "b": 0, "c": 0, "d": 0, "text": TOY})
+    assert panel(frame, n=10, resamples=5).to_dict() == panel(TOY, n=10, resamples=5).to_dict()
+
+
 @pytest.mark.parametrize("call, error, words", [
     (lambda: distinct_n("one text", 1), TypeError, "a list of texts"), (lambda: distinct_n(["a", None], 1), TypeError, r"texts\[1\]"),
     (lambda: distinct_n(["a"], 2), ValueError, "no text has 2 tokens"), (lambda: distinct_n([], 1), ValueError, "at least 1"),

@@ -37,6 +37,7 @@ def test_bags_hold_the_minority_whole_and_use_the_majority_up(labels, bags):
     for bag in made:
         assert np.unique(y[bag], return_counts=True)[1].tolist() == [count.min()] * len(names)
         assert set(bag[y[bag] == small]) == set(np.flatnonzero(y == small))
+        assert len(set(bag.tolist())) == len(bag)
     for name, n in zip(names, count):
         used = np.concatenate(made)[y[np.concatenate(made)] == name]
         assert len(set(used.tolist())) >= min(n, count.min() * bags)
@@ -91,7 +92,7 @@ def test_prior_shift_is_bayes_rule():
 def test_best_threshold_finds_what_a_search_finds(rows):
     y, s, w = (np.array(v) for v in zip(*rows))
     cut = best_threshold(y, s, w)
-    assert math.isclose(macro_f1(y, s >= cut, w), max(macro_f1(y, s >= c, w) for c in s), rel_tol=1e-9)
+    assert math.isclose(macro_f1(y, s >= cut, w), max(macro_f1(y, s >= c, w) for c in np.r_[s, np.inf]), rel_tol=1e-9)
 
 
 def test_intervals_keep_every_class_and_contain_the_value():
@@ -102,6 +103,23 @@ def test_intervals_keep_every_class_and_contain_the_value():
     assert with_interval(y, s > 1, macro_f1, n_boot=50).n == 203
 
 
+def test_bags_that_run_through_the_majority_more_than_once_repeat_no_row_inside_a_bag():
+    made = balanced_bags(np.repeat([0, 1], [60, 40]), 5)
+    assert all(len(set(b.tolist())) == 80 for b in made)
+    uses = np.bincount(np.concatenate(made), minlength=100)[:60]
+    assert uses.sum() == 200 and uses.min() >= 3 and uses.max() <= 4
+
+
+def test_best_threshold_may_call_no_row_positive():
+    y, s = np.r_[np.zeros(99, int), 1], np.r_[np.arange(1., 100.), 0.]
+    assert best_threshold(y, s) == math.inf and macro_f1(y, s >= best_threshold(y, s)) > max(macro_f1(y, s >= c) for c in s)
+    assert best_threshold([0, 1], [.2, .8]) == .5
+
+
+def test_pr_auc_below_the_share_of_the_positives():
+    assert pr_auc([1, 1, 0, 0], [1, 2, 3, 4]) < .5 == pr_auc([1, 1, 0, 0], [1, 1, 1, 1])
+
+
 def test_rebalance_takes_the_training_split_only():
     rows = {"text": list("abcdef"), "label": [0, 0, 0, 0, 1, 1]}
     train = datasets.Dataset.from_dict(rows, split="train")
@@ -109,6 +127,10 @@ def test_rebalance_takes_the_training_split_only():
     for bad in (datasets.Dataset.from_dict(rows, split="test"), datasets.Dataset.from_dict(rows | {"split": ["train"] * 5 + ["test"]})):
         with pytest.raises(ValueError, match="marked test"):
             rebalance(bad)
+    for name in ("dev", "validation", "train+test", "train[:50%]+val"):
+        with pytest.raises(ValueError, match="marked"):
+            rebalance(datasets.Dataset.from_dict(rows, split=name))
+    assert len(rebalance(datasets.Dataset.from_dict(rows, split="train[:50%]"))) == 8
 
 
 def test_imbalance_says_how_skewed():
@@ -119,7 +141,7 @@ def test_imbalance_says_how_skewed():
 
 
 @pytest.mark.parametrize("call, words", [
-    (lambda: imbalance([]), "non-empty"), (lambda: imbalance([[1, 0]]), "one-hot"), (lambda: imbalance([1., np.nan]), "missing"), (lambda: imbalance(["a", None]), "missing"),
+    (lambda: imbalance([]), "non-empty"), (lambda: imbalance([[1, 0]]), "one-hot"), (lambda: imbalance([1., np.nan]), "missing"), (lambda: imbalance(["a", None]), "missing"), (lambda: imbalance(["a", float("nan"), "b"]), "missing"),
     (lambda: oversample([0, 0, 1], to=1), "use undersample"), (lambda: undersample([0, 1], to=0), "at least one"), (lambda: balanced_bags([0, 1], 0), "bags=0"),
     (lambda: smote(np.ones((1, 2)), 3), "at least 2"), (lambda: smote([[np.nan], [1.]], 3), "finite"), (lambda: prior_shift([[.5, .5]], [1, 0], [.5, .5]), "positive"),
     (lambda: best_threshold([1, 1], [.1, .2]), "both present"), (lambda: pr_auc([0, 0], [.1, .2]), "no row of class 1"), (lambda: with_interval([0, 0, 1], [1, 2, 3], pr_auc), "at least 2"),

@@ -110,6 +110,19 @@ def test_guard_raises_and_names_the_pair():
         guard(train, test, groups=([1], [2]))
 
 
+def test_the_guard_reads_frames_by_their_column():
+    import pandas as pd
+    texts = corpus(5, 12, 20, 30)
+    frame = pd.DataFrame({"text": texts, "label": range(5)}, index=[10, 20, 30, 40, 50])
+    with pytest.raises(LeakageError, match="5 of 5 test rows"):
+        guard(frame, frame)
+    with pytest.raises(ValueError, match="no column 'text': the data has review, label"):
+        guard(frame.rename(columns={"text": "review"}), frame)
+    found = containment(frame["text"], texts[3:])
+    assert found.to_pandas(frame["text"], frame["text"].iloc[3:]).test_text.tolist() == texts[3:] == found.to_pandas(frame, frame[3:]).train_text.tolist()
+    assert leakage_report(frame, frame).to_pandas().share.eq(1).all()
+
+
 def test_empty_and_odd_input():
     assert not containment([], ["a"]) and not containment(["a b c"], []) and containment([], []).share == 0
     assert leakage_report([], ["a"]).to_pandas().leaked.sum() == 0 and leakage_report(["a"], []).to_pandas().share.sum() == 0

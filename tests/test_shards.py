@@ -120,6 +120,17 @@ def test_a_step_of_ones_own_cannot_forge_where_a_record_comes_from(tmp_path):
     assert [(r["origin"], r["op"]) for r in read(plan.target("a.jsonl", tmp_path / "out"))] == [("r0", "liar"), ("r1", "liar")]
 
 
+def test_a_field_that_a_step_takes_out_stays_out(tmp_path):
+    write(tmp_path / "in" / "a.jsonl", [{"id": i, "text": f"by bob {i}", "phone": "555", "label": i} for i in range(3)])
+    def redact(record, seed):
+        del record["phone"]
+        return [record | {"text": record["text"].replace("bob", "NAME")}, record | {"id": f"{record['id']}~b"}]
+    run(plan := Plan(redact), tmp_path / "in", tmp_path / "out", backend="serial")
+    got = read(plan.target("a.jsonl", tmp_path / "out"))
+    assert [set(r) for r in got] == [{"id", "text", "label", "origin", "copy", "op"}] * 6
+    assert [(r["text"], r["label"], r["op"]) for r in got[:2]] == [("by NAME 0", 0, "redact"), ("by bob 0", 0, "redact")]
+
+
 # ------------------------------------------------------------------------------------------------------------ copies
 
 @given(st.lists(st.lists(st.integers(0, 4), max_size=8), min_size=1, max_size=5))
@@ -365,6 +376,50 @@ def test_the_first_fault_in_shard_order_is_raised_and_the_other_shards_are_finis
         with pytest.raises(ValueError, match=r"1\.jsonl:2: the id 1 stands in line 1 too"):
             run(Plan(), tmp_path / "in", tmp_path / backend, jobs=2, backend=backend)
         assert [p.name[0] for p in sorted((tmp_path / backend).glob("*.jsonl"))] == ["0", "2", "4"]
+
+
+class Odd(Exception):
+    "Cannot be unpickled: a worker could not send it back."
+    def __init__(self, a, b):
+        super().__init__(f"{a} {b}")
+
+
+def picky(record, seed):
+    if record["id"] == 1:
+        record["missing"]
+    if record["id"] == 3:
+        raise Odd("too", "odd")
+    return (r for r in [record])
+
+
+@pytest.mark.parametrize("backend", ["serial", "loky"])
+def test_whatever_a_step_raises_names_shard_step_and_record_and_stops_no_other_shard(tmp_path, backend):
+    for k in range(5):
+        write(tmp_path / "in" / f"{k}.jsonl", [{"id": k, "text": "x"}])
+    with pytest.raises(ValueError, match=r"1\.jsonl: step picky: record 1: KeyError: 'missing'"):
+        run(Plan(picky), tmp_path / "in", tmp_path / "out", jobs=2, backend=backend)
+    assert [p.name[0] for p in sorted((tmp_path / "out").glob("*.jsonl"))] == ["0", "2", "4"]
+
+
+def test_a_transform_that_fails_is_named_too(tmp_path):
+    class Broken(Swap):
+        def __call__(self, texts, **how):
+            raise KeyError("table")
+    with pytest.raises(ValueError, match=r"a\.jsonl: step Broken: KeyError: 'table'"):
+        do_shard(write(tmp_path / "a.jsonl", rows(1)), tmp_path / "out.jsonl", Plan(Augment(Broken(.1))))
+
+
+def test_a_damaged_gzip_file_is_named_whatever_the_damage(tmp_path):
+    whole = gzip.compress(b"".join(json.dumps({"id": i, "text": f"row {i * 7919 % 1000} " * 3}).encode() + b"\n" for i in range(3000)))
+    kinds = set()
+    for at in range(30, len(whole) - 20, len(whole) // 60):
+        (tmp_path / "a.jsonl.gz").write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1:])
+        try:
+            list(read_records(tmp_path / "a.jsonl.gz"))
+        except ValueError as e:
+            assert "a.jsonl.gz" in str(e)
+            kinds.add(type(e.__context__).__name__)
+    assert "error" in kinds                                           # zlib.error, the one that was not caught
 
 
 def test_two_steps_that_make_one_id(tmp_path):

@@ -123,6 +123,19 @@ def test_guard_names_a_pair_and_drop_copies_heals():
         S.overlap(train, test, column="body")
 
 
+def test_a_frame_is_read_by_its_column_and_a_series_by_position():
+    import pandas as pd
+    train = pd.DataFrame({"id": [7, 8, 9], "text": ["nothing alike", LONG, "Twice."], "label": [0, 1, 1]}, index=[5, 3, 1])
+    test = pd.DataFrame({"text": [LONG + " and more", "twice"]})
+    assert S.overlap(train, test).rows == (3, 2) and S.overlap(train["text"], test["text"]).rows_of(0) == [1, 2]
+    with pytest.raises(ValueError, match=r"2 of 2 test rows.*train row 2"):
+        S.assert_disjoint(train, test)
+    healed = S.drop_copies(train, test)
+    assert healed["id"].tolist() == [7] and S.assert_disjoint(healed, test) is None and S.drop_copies(train["text"].tolist(), test) == ["nothing alike"]
+    with pytest.raises(ValueError, match="no column 'text': the data has id, label"):
+        S.overlap(train[["id", "label"]], test)
+
+
 # ------------------------------------------------------------------------------------------------ cleaning
 def test_clean_counts_by_hand():
     rows = [{"text": "Good!", "label": 1}, {"text": "good!", "label": 1}, {"text": "Good", "label": 1}, {"text": "", "label": 1},
@@ -157,6 +170,23 @@ def test_equal_texts_share_the_split_across_data_sets_and_near_copies_within():
     assert .6 < share["train"] / 300 < .8
     near = [{"text": f"{i} {LONG}"} for i in range(30)]
     assert len({r["split"] for r in S.clean(near, "n")[0]}) == 1 and len({r["split"] for r in S.clean(near, "n", near=False)[0]}) > 1
+
+
+def test_a_grouped_text_follows_its_group_when_rows_are_added():
+    "What the chapter says about its own promise: a text that stands alone never moves, one in a group may."
+    alone, home = [], []
+    for k in range(40):
+        text = f"word{k} alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu"
+        split = lambda *more: {r["text"]: r["split"] for r in S.clean([{"text": t} for t in (text, *more)], "t")[0]}[text]
+        alone.append(split() == split("something else", "and more"))
+        home.append(split() == split("aaa " + text))
+    assert all(alone) and not all(home)
+
+
+def test_conflicts_are_judged_over_all_given_splits():
+    rows = [{"text": "good film", "label": 1, "split": "train"}, {"text": "Good film", "label": 0, "split": "test"}, {"text": "own", "label": 1, "split": "test"}]
+    out, n = S.clean(rows, "t")
+    assert [r["text"] for r in out] == ["own"] and n["conflicts"] == 2
 
 
 def test_group_position_is_not_biased_by_size():

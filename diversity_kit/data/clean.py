@@ -12,6 +12,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html.entities import html5
 
 from .sources import _texts
 
@@ -21,6 +22,7 @@ __all__ = ['PASSES', 'RULES', 'DEFAULT', 'language', 'Language', 'DropLog', 'Cle
 # %% ../../nbs/data/32_clean.ipynb #3ff067bc
 _BAD = re.compile(r"[\u0000-\u0008\u000e-\u001f\u007f-\u009f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff\ufff9-\ufffb\ud800-\udfff]")
 _TAG = re.compile(r"<!--.*?-->|<(script|style)\b[^>]*>.*?</\1\s*>|</?(?:a|abbr|article|b|blockquote|body|br|button|caption|center|code|dd|div|dl|dt|em|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|label|li|link|main|meta|nav|ol|option|p|pre|s|section|select|small|span|strike|strong|sub|sup|table|tbody|td|textarea|tfoot|th|thead|title|tr|tt|u|ul|video)(?:\s[^<>]*|/)?>", re.I | re.S)
+_ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")      # `&copy=2` in an address is none
 _BLOCK = re.compile(r"</?(?:br|p|div|li|tr|td|th|h[1-6]|table|ul|ol|section|article)\b", re.I)
 _FULL = {c: c - 0xFEE0 for c in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
 _FURNITURE = re.compile(r"(?:all rights reserved|copyright (?:\(c\)|©)|click here to|subscribe to our|cookie policy|accept (?:all )?cookies|terms of (?:use|service)|privacy policy|"
@@ -49,9 +51,13 @@ def _control(text: str) -> str | None:
 
 
 def _html(text: str) -> str | None:
-    "Known tags and comments away (script and style with their content), entities resolved; `a < b` is no tag."
-    space = lambda m: " " if _BLOCK.match(m[0]) else ""
-    return html.unescape(_TAG.sub(space, text))
+    """Known tags and comments away (script and style with their content), then entities that end in `;` resolved; `a < b` is no tag.
+
+    Where resolved entities would spell a tag (`&lt;p&gt;` in a text about HTML), those of < and > stay: the writer meant the sign, and a second pass would take it for a tag."""
+    text = _TAG.sub(lambda m: " " if _BLOCK.match(m[0]) else "", text)
+    sign = lambda m: html.unescape(m[0]) if m[0][1] == "#" else html5.get(m[0][1:], m[0])
+    plain = _ENTITY.sub(sign, text)
+    return _ENTITY.sub(lambda m: m[0] if sign(m) in ("<", ">") else sign(m), text) if _TAG.search(plain) else plain
 
 
 def _need(name: str):
@@ -198,7 +204,7 @@ def clean_texts(texts: Sequence[str], rules: Sequence = DEFAULT) -> tuple[list[s
 
 # %% ../../nbs/data/32_clean.ipynb #ou02
 def surprise(texts: Sequence[str], n: int = 3):
-    "Equation (32.1), left: (N,) mean bits per character n-gram of each text under the counts of the other rows, add one; 0 for an empty text."
+    "Equation (32.2), left: (N,) mean bits per character n-gram of each text under the counts of the other rows, add one; 0 for an empty text."
     import numpy as np
     each = [Counter(t[i:i + n] for i in range(max(1, len(t) - n + 1))) if t else Counter() for t in _texts(texts, "text")]
     whole = Counter()
@@ -210,7 +216,7 @@ def surprise(texts: Sequence[str], n: int = 3):
 
 
 def outliers(texts: Sequence[str], threshold: float = 4.):
-    "Equation (32.1): a frame with row, why ('length' or 'surprise') and z, worst first. Look before you drop: rare classes are here too. ValueError for a threshold that is not positive."
+    "Equation (32.2): a frame with row, why ('length' or 'surprise') and z, worst first. Look before you drop: rare classes are here too. ValueError for a threshold that is not positive."
     import numpy as np
     import pandas as pd
     if not threshold > 0:

@@ -222,6 +222,7 @@ class Duplicates:
         import pandas as pd
         table = pd.DataFrame({"removed": self.removed, "kept": self.kept, "score": self.score, "older": self.older})
         if texts is not None:
+            texts = _texts(texts, "text")
             table["text"] = [texts[i] for i in self.removed]
             table["repeats"] = [None if o else texts[j] for j, o in zip(self.kept, self.older)]
         return table

@@ -21,10 +21,12 @@ __all__ = ['Imbalance', 'imbalance', 'class_weights', 'row_weights', 'oversample
 # %% ../../nbs/data/35_imbalance.ipynb #ad79cbc9
 def _labels(labels, name: str = "labels") -> np.ndarray:
     "`labels` as a one-dimensional array; ValueError for none, another shape, or missing ones."
-    y = np.asarray(labels.detach().cpu() if hasattr(labels, "detach") else labels)
+    given = labels.detach().cpu() if hasattr(labels, "detach") else labels
+    y = np.asarray(given)
     if y.ndim != 1 or not y.size:
         raise ValueError(f"{name}: a non-empty list of labels is needed, got shape {y.shape}; for one-hot rows take argmax(1)")
-    if y.dtype.kind == "O" and any(v is None or v != v for v in y) or y.dtype.kind == "f" and np.isnan(y).any():
+    every = given if isinstance(given, (list, tuple)) else y if y.dtype.kind in "fO" else ()     # a list: numpy would make ["a", nan] two strings
+    if any(v is None or type(v).__name__ == "NAType" or v != v for v in every):
         raise ValueError(f"{name} has missing values: drop these rows, or give them a class of their own")
     return y
 
@@ -102,7 +104,7 @@ def undersample(labels, to: int | None = None, seed: int = 0) -> np.ndarray:
 
 
 def balanced_bags(labels, bags: int = 10, seed: int = 0) -> list[np.ndarray]:
-    """Row numbers of `bags` balanced sets: every row of the smallest class, and as many of each other class, other ones in every bag as long as there are any.
+    """Row numbers of `bags` balanced sets: every row of the smallest class, and as many of each other class, other ones in every bag as long as there are any. No row is twice in a bag.
 
     One model per bag, probabilities averaged, uses every majority row and stays balanced. ValueError for bags < 1. Source: Liu et al. 2009 (EasyEnsemble)."""
     y = _labels(labels)
@@ -110,18 +112,35 @@ def balanced_bags(labels, bags: int = 10, seed: int = 0) -> list[np.ndarray]:
         raise ValueError(f"bags={bags}: at least 1")
     names, count = np.unique(y, return_counts=True)
     small, rng = int(count.min()), np.random.default_rng([seed, 37])
-    deck = {name: np.concatenate([rng.permutation(np.flatnonzero(y == name)) for _ in range(-(-small * bags // n))]) for name, n in zip(names, count)}
-    return [np.concatenate([deck[name][b * small:(b + 1) * small] for name in names]) for b in range(bags)]
+    dealt = {name: _deal(np.flatnonzero(y == name), small, bags, rng) for name in names}
+    return [np.concatenate([dealt[name][b] for name in names]) for b in range(bags)]
+
+
+def _deal(rows: np.ndarray, size: int, bags: int, rng) -> list[np.ndarray]:
+    "`bags` hands of `size` rows: every row is dealt before one comes again, and none is twice in a hand."
+    hands, deck = [], rows[:0]
+    for _ in range(bags):
+        hand, deck = deck[:size], deck[size:]
+        if len(hand) < size:
+            fresh = rng.permutation(rows)
+            held = np.isin(fresh, hand)
+            fresh = np.concatenate([fresh[~held], fresh[held]])     # what this hand holds already comes last
+            hand, deck = np.concatenate([hand, fresh[:size - len(hand)]]), fresh[size - len(hand):]
+        hands.append(hand)
+    return hands
 
 # %% ../../nbs/data/35_imbalance.ipynb #7a6130fa
+_HELD_OUT = ("test", "validation", "valid", "val", "dev", "eval")
+
+
 def rebalance(dataset, how: str = "over", column: str = "label", seed: int = 0):
     """A `datasets.Dataset` with equal classes: how='over' (`oversample`) or 'under' (`undersample`).
 
-    Refuses a dataset marked as test or validation (ValueError): resampled there, the scores would answer another question."""
+    Refuses a dataset marked as test or validation, in part or in whole, also as 'dev' and the like (ValueError): resampled there, the scores would answer another question."""
     if how not in ("over", "under"):
         raise ValueError(f"how={how!r}: 'over' or 'under'")
     marked = {str(dataset.split)} | (set(map(str, dataset.unique("split"))) if "split" in dataset.column_names and len(dataset) else set())
-    if held := {m for m in marked if m.split("[")[0] in ("test", "validation")}:
+    if held := {m for m in marked if any(part.split("[")[0].strip().lower() in _HELD_OUT for part in m.split("+"))}:
         raise ValueError(f"rows marked {', '.join(sorted(held))} are here: resample the training split only")
     if column not in dataset.column_names:
         raise ValueError(f"no column {column!r}; there are {', '.join(dataset.column_names)}")
@@ -142,7 +161,7 @@ def prior_shift(probabilities, train, deploy) -> np.ndarray:
 def best_threshold(labels, scores, weights=None) -> float:
     """The threshold on `scores` (N,) with the largest macro-F1 of `score >= threshold`, in one sort. For a development split, never for the test split.
 
-    labels: 0 and 1; weights (N,): of the rows (None: 1). ValueError for one class only. Halfway between two scores, so it carries over."""
+    labels: 0 and 1; weights (N,): of the rows (None: 1). ValueError for one class only. Halfway between two scores, so it carries over; infinite where calling no row positive is best."""
     y, s = _labels(labels).astype(int), np.asarray(scores, float)
     w = np.ones(len(y)) if weights is None else np.asarray(weights, float)
     if set(y.tolist()) != {0, 1} or s.shape != y.shape:
@@ -153,6 +172,8 @@ def best_threshold(labels, scores, weights=None) -> float:
     f1 = (2 * tp / (tp + fp + P) + 2 * (N - fp) / (2 * N - fp + P - tp)) / 2
     f1[np.r_[s[order][1:] == s[order][:-1], False]] = -1                                # not between equal scores
     k = int(np.argmax(f1))
+    if N / (2 * N + P) > f1[k]:                                                         # no row positive: F1 of class 0 alone, over 2
+        return math.inf
     return float(s[order][k] if k + 1 == len(s) else (s[order][k] + s[order][k + 1]) / 2)
 
 # %% ../../nbs/data/35_imbalance.ipynb #7e89e904
@@ -179,7 +200,7 @@ def macro_f1(labels, predictions, weights=None) -> float:
 
 
 def pr_auc(labels, scores, weights=None) -> float:
-    "Average precision of class 1, in [share of class 1, 1]: scikit-learn's average_precision_score. ValueError without a row of class 1."
+    "Average precision of class 1, in (0, 1]: scikit-learn's average_precision_score. Random scores get about the share of class 1, the worst ranking less. ValueError without a row of class 1."
     from sklearn.metrics import average_precision_score
     if not (_labels(labels) == 1).any():
         raise ValueError("pr_auc: no row of class 1, so there is no recall")

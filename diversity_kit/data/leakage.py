@@ -71,6 +71,7 @@ class Leaks:
         table = pd.DataFrame({"test": at, "train": self.row[at], "score": self.score[at]})
         for name, texts, index in (("test_text", test, at), ("train_text", train, self.row[at])):
             if texts is not None:
+                texts = _texts(texts, "text")
                 table[name] = [texts[i] for i in index]
         return table
 
@@ -81,7 +82,7 @@ class Leaks:
 def containment(test, train, threshold: float = .5, min_grams: int = 8, words: int = 3, characters: int = 5) -> Leaks:
     """Equation (34.2): for each row of `test` the training row that holds the largest share of its n-grams, if that is >= threshold.
 
-    test, train: datasets.Dataset with a column text, or sequences of str. Raises ValueError for a threshold outside (0, 1]."""
+    test, train: datasets.Dataset or DataFrame with a column text, or sequences of str. Raises ValueError for a threshold outside (0, 1]."""
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be in (0, 1], got {threshold}")
     test, train = _texts(test, "text"), _texts(train, "text")

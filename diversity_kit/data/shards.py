@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import uuid
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor
@@ -91,7 +92,7 @@ def _lines(path: str | Path, number: bool) -> Iterator[tuple[int, dict, bytes]]:
                     raw = raw.removeprefix(b"\xef\xbb\xbf")
                 if raw := raw.strip():
                     yield n, _parse(raw, f"{path.name}:{n}", n if number else None), raw
-    except (EOFError, gzip.BadGzipFile) as e:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as e:
         raise ValueError(f"{path.name} is damaged: {e}") from None
 
 
@@ -259,6 +260,7 @@ class Augment(Step):
 class Each(Step):
     """A function `f(record, seed)` as a step; it returns a record, a list of records, or None to drop the record.
 
+    A record that it returns has the fields that it returns, no others, beside origin, copy and op: a field taken out stays out. What it raises comes back as a ValueError that names the record.
     Its name, and a hash of its source and of what it reaches, go into the plan's key. It must look at nothing but its two arguments.
     Raises TypeError for a function whose source cannot be read."""
     function: Callable
@@ -278,8 +280,8 @@ class Each(Step):
         return [self._one(r, draw_seed(seed, self.name, r["id"])) for r in records]
 
     def _one(self, record: dict, seed: int) -> list[dict | Drop]:
-        got, out = self.function(dict(record), seed), []
-        for new in [got] if isinstance(got, (Mapping, Drop)) else [] if got is None else got:
+        out = []
+        for new in self._answer(record, seed):
             if isinstance(new, Drop):
                 out.append(new)
             elif not isinstance(new, Mapping) or not isinstance(new.get("text"), str) or not isinstance(new.get("id"), (str, int)):
@@ -287,11 +289,21 @@ class Each(Step):
             elif new["id"] == record["id"] and new["text"] == record["text"]:
                 out.append({**new, **{f: record[f] for f in FIELDS}})
             else:
-                out.append(_child(record, self.name) | {k: v for k, v in new.items() if k not in FIELDS})
+                made = _child(record, self.name) | {k: v for k, v in new.items() if k not in FIELDS}
+                out.append({k: v for k, v in made.items() if k in new or k in FIELDS})
         return out
 
+    def _answer(self, record: dict, seed: int) -> list:
+        try:
+            got = self.function(dict(record), seed)
+            return [got] if isinstance(got, (Mapping, Drop)) else [] if got is None else list(got)
+        except MemoryError:
+            raise
+        except Exception as e:
+            raise ValueError(f"record {record['id']!r}: {type(e).__name__}: {e}") from e
+
 # %% ../../nbs/data/39_shards.ipynb #254c23b6
-FORMAT = 1
+FORMAT = 2                                                        # 2: a field that a step takes out stays out
 
 
 def _as_step(step) -> Step:
@@ -392,11 +404,21 @@ def _finished(dst: Path, source: str) -> Receipt | None:
     return None
 
 
+def _apply(step: Step, records: list[dict], seed: int, shard: str) -> list:
+    "What the step answers. Whatever it raises becomes a ValueError that says where, and that every engine can send back (MemoryError stays what it is)."
+    try:
+        return step(records, seed)
+    except MemoryError:
+        raise
+    except Exception as e:
+        raise ValueError(f"{shard}: step {step.name}: {e if isinstance(e, ValueError) else f'{type(e).__name__}: {e}'}") from e
+
+
 def do_shard(src: str | Path, dst: str | Path, plan: Plan, repeats: Sequence[int] = ()) -> Receipt:
     """Run a plan's steps on one shard: `src` in, `dst` out, whole or not at all. `repeats`: ascending row numbers to drop first, as later copies.
 
-    A `dst` whose receipt fits `src` is left alone. Raises ValueError for a faulty record (file:line), two records with one id, or
-    counts that do not add up; OSError if `dst` cannot be written."""
+    A `dst` whose receipt fits `src` is left alone. Raises ValueError for a faulty record (file:line), a step that fails (shard, step and, for
+    a function, record), two records with one id, or counts that do not add up; OSError if `dst` cannot be written."""
     src, dst, repeats = Path(src), Path(dst), set(map(int, repeats))
     source = hashlib.sha256(f"{kit.sha256_of(src)} {sorted(repeats)}".encode()).hexdigest()
     if done := _finished(dst, source):
@@ -415,7 +437,7 @@ def do_shard(src: str | Path, dst: str | Path, plan: Plan, repeats: Sequence[int
                     current.append({"id": r["id"], "text": r["text"], **r} | ({} if "op" in r else {"origin": r["id"], "copy": 0, "op": "original"}))
                 rows_in += 1
             for step in plan.steps:
-                groups = step(current, plan.seed)
+                groups = _apply(step, current, plan.seed, src.name)
                 if len(groups) != len(current):
                     raise ValueError(f"step {step.name} answered for {len(groups)} of {len(current)} records")
                 current = []
@@ -506,7 +528,7 @@ def _attempt(function: Callable, *args):
     "The result, or the exception as a value: a fault in one shard must not stop the others, whatever the engine."
     try:
         return function(*args)
-    except (ValueError, TypeError, OSError) as e:
+    except Exception as e:
         return e
 
 

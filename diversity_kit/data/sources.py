@@ -122,9 +122,9 @@ class Overlap:
 
 
 def _texts(data, column: str) -> list[str]:
-    "The texts of a datasets.Dataset, a mapping of columns or a plain sequence of strings."
-    if hasattr(data, "column_names") or isinstance(data, Mapping):
-        names = data.column_names if hasattr(data, "column_names") else list(data)
+    "The texts of a datasets.Dataset, a mapping of columns, a DataFrame (all by `column`), or a plain sequence of strings; a Series by position, whatever its index."
+    names = data if isinstance(data, Mapping) else next((getattr(data, a) for a in ("column_names", "columns") if hasattr(data, a)), None)
+    if names is not None:
         if column not in names:
             raise ValueError(f"there is no column {column!r}: the data has {', '.join(map(str, names))}")
         return list(data[column][:])                                 # a slice: a datasets Column is slow to walk
@@ -134,7 +134,7 @@ def _texts(data, column: str) -> list[str]:
 
 
 def overlap(a, b, column: str = "text", threshold: float = .8, min_grams: int = 8, n: int = 3) -> Overlap:
-    """Copies between `a` and `b` (datasets.Dataset, or sequences of str): equal by (31.1), or containment (31.5) >= `threshold`.
+    """Copies between `a` and `b` (datasets.Dataset, DataFrame, or sequences of str): equal by (31.1), or containment (31.5) >= `threshold`.
 
     Texts with fewer than `min_grams` word n-grams are compared for equality only. Complete: no sampling, no false negatives.
     Raises ValueError for a missing column or a threshold outside (0, 1]."""
@@ -165,9 +165,11 @@ def assert_disjoint(train, test, column: str = "text", threshold: float = .8, mi
 
 
 def drop_copies(train, test, column: str = "text", threshold: float = .8, min_grams: int = 8):
-    "`train` (a datasets.Dataset) without the rows that copy a row of `test`; afterwards `assert_disjoint` passes."
-    bad = set(overlap(train, test, column, threshold, min_grams).rows_of(0))
-    return train.select([i for i in range(len(train)) if i not in bad])
+    "`train` (a datasets.Dataset, a DataFrame, or a sequence of str, which comes back as a list) without the rows that copy a row of `test`; afterwards `assert_disjoint` passes."
+    found = overlap(train, test, column, threshold, min_grams)
+    bad = set(found.rows_of(0))
+    stay = [i for i in range(found.rows[0]) if i not in bad]
+    return train.select(stay) if hasattr(train, "column_names") else train.iloc[stay] if hasattr(train, "iloc") else [train[i] for i in stay]
 
 # %% ../../nbs/data/31_sources.ipynb #8f938137
 def _groups(keys: list[str], docs: list, near: bool) -> list[str]:
@@ -201,7 +203,8 @@ def clean(rows: Iterable[Mapping], name: str, near: bool = True,
           fractions: Sequence[float] = FRACTIONS) -> tuple[list[dict], dict[str, int]]:
     """The four steps above for rows with at least `text`.
 
-    Optional keys: label, source, doc (rows of one document share a split), split (given by the source), and further columns (kept).
+    Optional keys: label, source, doc (rows of one document share a split), split (given by the source), and further columns (kept). Equal texts with different labels
+    all go, whatever their splits: also a test row that a training row contradicts.
     Returns the kept rows, in order, with id, group and split, and the counts raw, empty, duplicates, conflicts, leaks, rows, groups."""
     rows = [dict(r) for r in rows]
     report = {"raw": len(rows)}

@@ -2153,6 +2153,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'diversity_kit/fusion/mixture.py'),
                                               'diversity_kit.fusion.mixture.Mixture.__iter__': ( 'fusion/mixture.html#mixture.__iter__',
                                                                                                  'diversity_kit/fusion/mixture.py'),
+                                              'diversity_kit.fusion.mixture.Mixture._begin': ( 'fusion/mixture.html#mixture._begin',
+                                                                                               'diversity_kit/fusion/mixture.py'),
                                               'diversity_kit.fusion.mixture.Mixture._facts': ( 'fusion/mixture.html#mixture._facts',
                                                                                                'diversity_kit/fusion/mixture.py'),
                                               'diversity_kit.fusion.mixture.Mixture._gather': ( 'fusion/mixture.html#mixture._gather',

@@ -11,6 +11,10 @@ GOLD = [("it 's a `` fine '' film , they do n't say", 'it\'s a "fine" film, they
         ("see http://a.b/c?d=1 @some_one", "see link user"),
         ("Tom &amp;amp; Jerry &lt;3", "tom & jerry <3"),
         ("这家 店 很 好 ，ＡＢＣ", "这家店很好,abc"),
+        ("看http://t.cn/abc这家店很差", "看link这家店很差"), ("看http://t.cn/abc，这家店很差", "看link,这家店很差"), ("(see www.a.org/b.) 好", "(see link.) 好"),
+        ("https://fr.wikipedia.org/wiki/Été!", "link!"), ("@王芳这家店很好吃，推荐大家来", "@王芳这家店很好吃,推荐大家来"), ("请@王芳 看，@anna看", "请user 看,user看"),
+        ("@王芳：好 a@b.org", "user:好 a@b.org"), ("请发到anna@example.org谢谢你们", "请发到anna@example.org谢谢你们"),
+        ("talking about ''Talk to Her.''", 'talking about "talk to her."'), ("a ''b'' c ''(d)'' e", 'a "b" c "(d)" e'), ("a `` b '' , c", 'a "b", c'),
         ("mail me@home.org", "mail me@home.org"), ("Straße ﬁne", "strasse fine"), ("", ""), (" \n ", "")]
 
 

@@ -138,6 +138,13 @@ def test_group_dro_faults(losses, group, match):
             GroupDRO(*bad)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bool])
+def test_group_numbers_must_be_whole(dtype):
+    with pytest.raises(ValueError, match="group has dtype.*long"):
+        GroupDRO(2)(torch.tensor([1., 2.]), torch.tensor([0, 1]).to(dtype))
+    assert GroupDRO(2, eta=0.)(torch.tensor([1., 2.]), torch.tensor([0, 1], dtype=torch.int32)) == 1.5
+
+
 def test_worst_group():
     assert worst_group([1, 1, 0, 1], [0, 0, 1, 1]) == 50 and worst_group([1, 1], ["a", "b"]) == 100
     for bad in (([], []), ([1], [1, 2])):

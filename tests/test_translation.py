@@ -373,6 +373,8 @@ def test_back_translation_never_touches_the_real_side():
     assert gated.dropped == {"refused by the gate": 1} and "vier {host}" not in gated.targets
     noised = T.BackTranslate(UPPER, noise=T.Noise(0.5, 0, 0))(["a b c d e f"] * 3, seed=1, ids=["x", "y", "x"])
     assert noised.sources[0] == noised.sources[2] != noised.sources[1] and noised.targets == ("a b c d e f",) * 3
+    bare, few = T.BackTranslate(UPPER, noise=T.Noise(0.3, 0.3, 3)), [f"a b c d e f g {i}" for i in range(12)]
+    assert bare(few).sources[1:] == bare(few[1:]).sources and bare(few[::-1]).sources == bare(few).sources[::-1]      # no ids: the text is the key, not its place
     assert list(pairs.to_pandas()) == ["source", "target", "index"]
 
 

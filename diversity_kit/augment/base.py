@@ -1027,8 +1027,8 @@ class RandomApply(_Many):
 
 # %% ../../nbs/augment/41_base.ipynb #797c836a
 PATTERNS: dict[str, str] = {                                               # each begins with its possible first letters: several times faster
-    "url": r"[hfw](?:(?<=h)ttps?://|(?<=f)tp://|(?<=w)ww\.)[^\s<>\"'，。；！？、（）《》]+",
-    "email": r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+",
+    "url": r"[hfw](?:(?<=h)ttps?://|(?<=f)tp://|(?<=w)ww\.)[^\s<>\"'\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]+",    # ends where Chinese begins
+    "email": r"[A-Za-z0-9_À-ɏ.+-]+@[A-Za-z0-9À-ɏ-]+(?:\.[A-Za-z0-9À-ɏ-]+)+",
     "number": r"\d+(?:[.,:/\-]\d+)*%?",
     "placeholder": r"[{<\[%_$](?:(?<=\{)\{?[^{}\n]*\}?\}|(?<=\$)\{\w+\}|(?<=<)/?[A-Za-z][\w-]*/?>|(?<=\[)[A-Z][A-Z0-9_]*\]"
                    r"|(?<=%)(?:\(\w+\))?[sdifr]\b|(?<=_)_\w+__)",

@@ -566,7 +566,7 @@ class BackTranslate:
         return splitmix64(stream_keys(id_keys(targets if ids is None else ids), seed, 0, copy) ^ np.uint64(key64("BackTranslate")))
 
     def __call__(self, targets: Iterable[str], seed: int = 0, ids: Iterable[str | int] | None = None, copy: int = 0) -> SyntheticPairs:
-        "Pairs (made source, real target), in the order of the targets. Raises what `translate` raises."
+        "Pairs (made source, real target), in the order of the targets. What is drawn hangs on seed, copy and `ids` (None: the target itself), not on the place in the list. Raises what `translate` raises."
         targets = list(targets)
         ids = list(ids) if ids is not None else None
         made = translate(self.translator, targets, self.keys(targets, seed, ids, copy), on_error=self.on_error)
@@ -578,7 +578,7 @@ class BackTranslate:
             keep = [i for i, k in zip(keep, ok) if k]
         sources = [made[i] for i in keep]
         if self.noise is not None:
-            sources = self.noise(sources, seed, [i if ids is None else ids[i] for i in keep], copy=copy)
+            sources = self.noise(sources, seed, [targets[i] if ids is None else ids[i] for i in keep], copy=copy)
         sources = [f"{self.tag} {s}".strip() for s in sources]
         return SyntheticPairs(tuple(sources), tuple(targets[i] for i in keep), np.array(keep, np.int64), {k: v for k, v in dropped.items() if v}, self.translator.spec)
 

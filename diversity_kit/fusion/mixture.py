@@ -76,7 +76,8 @@ class Source:
 
     data: a datasets.Dataset, or a sequence of dicts; take: fraction of its rows that may be used (the first ones of a keyed permutation), or
     rows: a number of them; max_repeats: most passes over them (None: no limit; 1: every row at most once); end: when they are used up,
-    'drop' (the others share what it had) or 'stop' (the mixture ends). Raises ValueError for values that cannot be used."""
+    'drop' (the others share what it had) or 'stop' (the mixture ends). Raises ValueError for values that cannot be used, TypeError for data
+    without rows that a number finds: a DataFrame, a DatasetDict, a stream."""
     data: Sequence
     take: float | None = None
     rows: int | None = None
@@ -84,6 +85,12 @@ class Source:
     end: str = "drop"
 
     def __post_init__(self):
+        if isinstance(self.data, (Mapping, str)) or not (hasattr(self.data, "__len__") and hasattr(self.data, "__getitem__")) or hasattr(self.data, "iloc"):
+            hint = ("choose one of its splits" if isinstance(self.data, Mapping) else "datasets.Dataset.from_pandas(frame) makes one of a DataFrame" if hasattr(self.data, "iloc")
+                    else "load it whole, or make a list of its rows")
+            raise TypeError(f"a source is a datasets.Dataset or a list of dicts, not a {type(self.data).__name__}: {hint}")
+        if self.rows is not None and (isinstance(self.rows, bool) or not isinstance(self.rows, (int, np.integer))):
+            raise ValueError(f"rows={self.rows!r} must be a whole number of rows; take is the fraction")
         if self.take is not None and self.rows is not None:
             raise ValueError("give take (a fraction of the source) or rows (a number), not both")
         if self.take is not None and not 0 < self.take <= 1:
@@ -133,6 +140,8 @@ def _check_rows(named: Mapping[str, Source]) -> tuple[str, ...]:
     for name, s in named.items():
         if not len(s.data):
             raise ValueError(f"source {name!r} is empty: leave it out, or find out why")
+        if not hasattr(s.data, "column_names") and not isinstance(s.data[0], Mapping):
+            raise TypeError(f"source {name!r} holds rows of type {type(s.data[0]).__name__}, not dicts: for texts, [{{'text': t}} for t in texts]")
         columns = getattr(s.data, "column_names", None) or list(s.data[0])
         marks = {str(getattr(s.data, "split", None))} | (set(map(str, s.data.unique("split"))) if "split" in columns and hasattr(s.data, "unique") else set())
         if any(re.search(r"(?i)(?<![a-z])test(?![a-z])", m) for m in marks):
@@ -149,11 +158,12 @@ def _check_rows(named: Mapping[str, Source]) -> tuple[str, ...]:
 class Schedule:
     """Which row of which source each step takes: a pure function of seed and step, planned a block at a time.
 
-    sources: list of `Source`; shares(step) -> (S,) shares, read at the first step of a block; limit: rows in all (None: no limit) and `why` it ends there."""
+    sources: list of `Source`; shares(step) -> (S,) shares, read at the first step of a block; limit: rows in all (None: no limit) and `why` it ends there;
+    most: (S,) rows of each source that may be drawn, beside what the sources say themselves (None: no such bound)."""
 
-    def __init__(self, sources: Sequence[Source], shares: Callable[[int], np.ndarray], seed: int, limit: int | None = None, why: str = ""):
+    def __init__(self, sources: Sequence[Source], shares: Callable[[int], np.ndarray], seed: int, limit: int | None = None, why: str = "", most: np.ndarray | None = None):
         self.sources, self.shares, self.seed, self.limit, self.why = list(sources), shares, seed % 2**63, limit, why
-        self.sizes, self.supply = np.array([s.size for s in sources]), np.array([s.supply for s in sources])
+        self.sizes, self.supply = np.array([s.size for s in sources]), np.minimum([s.supply for s in sources], math.inf if most is None else most)
         self.blocks: list[np.ndarray] = []                            # the source of each step, a block each
         self.before = [np.zeros(len(self.sources), np.int64)]         # rows of each source before each block
         self.starts, self.end = [0], ""                               # first step of each block; why the stream ends, once that is known
@@ -189,11 +199,11 @@ class Schedule:
         left = self.supply - used
         for i, s in enumerate(self.sources):
             if s.end == "stop" and p[i] > 0:                          # no longer than its rows last at its share
-                length = min(length, math.ceil(left[i] / p[i])) if math.isfinite(left[i]) else length
+                length = min(length, math.ceil(left[i] / p[i])) if math.isfinite(s.supply) else length
         kinds = np.repeat(np.arange(len(p), dtype=np.int16), self._counts(b, length, p, left))
         kinds = kinds[self._rng(1, b).permutation(len(kinds))]
         for i, s in enumerate(self.sources):
-            if s.end == "stop" and p[i] > 0 and len(at := np.flatnonzero(kinds == i)) >= left[i]:
+            if s.end == "stop" and math.isfinite(s.supply) and p[i] > 0 and len(at := np.flatnonzero(kinds == i)) >= left[i]:
                 kinds, self.end = kinds[: at[-1] + 1 if len(at) else 0], f"source {i} is used up (end='stop')"
         if not len(kinds):
             self.end = self.end or "every source is used up"
@@ -270,7 +280,11 @@ class Mixture(torch.utils.data.IterableDataset):
     steps: rows in all (None: until the sources end, for ever if they do not). A column `source` of the rows themselves is kept as `subsource`.
     The order depends on seed and step alone. In a DataLoader with W workers, worker w yields steps w, w + W, ...: with batch_size=None they arrive in
     the order of a single process. shard(rank, world) does the same for processes.
-    Raises ValueError for no or several rules, bad weights or temperatures, empty sources, columns that differ, sources marked test."""
+    An iteration that was broken off goes on where it stopped; after one that came to the end the next begins at step 0, in the same order (for
+    another, make a Mixture with another seed). In a DataLoader with workers each epoch begins at the state that was loaded last, or at 0:
+    after a resumed epoch, load_state_dict({'step': 0}).
+    Raises ValueError for no or several rules, bad weights or temperatures, empty sources, columns that differ, sources marked test, TypeError for
+    sources whose rows are no dicts."""
 
     def __init__(self, sources, temperature: float | None = None, weights: Mapping[str, float] | Callable[[int], Mapping[str, float]] | None = None,
                  unimax: float | None = None, seed: int = 0, steps: int | None = None):
@@ -282,21 +296,22 @@ class Mixture(torch.utils.data.IterableDataset):
         if steps is not None and (isinstance(steps, bool) or steps != int(steps) or steps < 1):
             raise ValueError(f"steps={steps!r} must be a number of rows, at least 1")
         self.seed, self.steps = int(seed), None if steps is None else int(steps)
-        sizes, limit, why, shares = [s.size for s in self.sources.values()], self.steps, f"all {steps} rows that were asked for", None
+        sizes, limit, why, shares, most = np.array([s.size for s in self.sources.values()]), self.steps, f"all {steps} rows that were asked for", None, None
         if unimax is not None:
             if steps is None:
                 raise ValueError("unimax caps the passes of a budget: give steps, the rows in all")
-            shares, spend = unimax_shares(sizes, steps, unimax)
-            if round(spend) < steps:
-                limit, why = round(spend), f"every source has had its {unimax:g} passes: {round(spend)} of {steps} rows"
+            shares, _ = unimax_shares(sizes, steps, unimax)
+            most = np.floor(unimax * sizes + 1e-9)                    # rows are whole: the counts (51.3) round up now and then, the cap does not
+            if most.sum() < steps:
+                limit, why = int(most.sum()), f"every source has had its {unimax:g} passes: {int(most.sum())} of {steps} rows"
         elif temperature is not None:
             shares = temperature_shares(sizes, temperature)
         elif not callable(weights):
             shares = self._normal(weights)
         self._share_at = (lambda step: shares) if shares is not None else lambda step: self._normal(weights(step))
         self._share_at(0)
-        self.schedule = Schedule(list(self.sources.values()), self._share_at, self.seed, limit, why)
-        self._step, self._rank, self._world = 0, 0, 1
+        self.schedule = Schedule(list(self.sources.values()), self._share_at, self.seed, limit, why, most)
+        self._step, self._loaded, self._rank, self._world = 0, False, 0, 1
 
     def _normal(self, weights: Mapping[str, float]) -> np.ndarray:
         if not isinstance(weights, Mapping) or set(weights) != set(self.names):
@@ -327,14 +342,22 @@ class Mixture(torch.utils.data.IterableDataset):
                 out[j] = dict(zip(keep.values(), v), source=name, parent=i, repeat=k)
         return out
 
+    def _begin(self) -> int:
+        "The first step of an iteration: where the last one stopped, or 0 if that was the end. A state of the end, just loaded, is kept: nothing is left of that epoch."
+        if not self._loaded and self._step and not len(self.schedule(self._step, self._step + 1)[0]):
+            self._step = 0
+        self._loaded = False
+        return self._step
+
     def __iter__(self) -> Iterator[dict]:
         info = torch.utils.data.get_worker_info()
         workers, mine = (info.num_workers, info.id) if info else (1, 0)
         stride, offset = self._world * workers, self._rank + self._world * mine
-        first = self._step
+        first = self._begin()
         while True:
             kind, row, again = self.schedule(first, first + 1024 * stride)
             if not len(kind):
+                self._step = first                                    # the end, which a worker that lives on for the next epoch has to know too
                 return
             skip = (offset - first) % stride
             for i, r in enumerate(self._gather(kind[skip::stride], row[skip::stride], again[skip::stride], first)):
@@ -365,7 +388,7 @@ class Mixture(torch.utils.data.IterableDataset):
             old, new = ({n: tuple(rest) for n, *rest in f.get("sources", [])} for f in (theirs, ours))
             changed += [f"source {n!r}: {old.get(n, 'absent')} then, {new.get(n, 'absent')} now" for n in sorted(set(old) | set(new)) if old.get(n) != new.get(n)]
             raise ValueError("the saved state belongs to another mixture: resuming would repeat or skip rows. Changed: " + ("; ".join(changed) or "the order of the sources"))
-        self._step = int(state["step"])
+        self._step, self._loaded = int(state["step"]), True
 
     def shard(self, rank: int, world: int) -> Mixture:
         "This mixture for process `rank` of `world`: steps rank, rank + world, ... Raises ValueError for a rank that is not below world."

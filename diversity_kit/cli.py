@@ -35,10 +35,8 @@ def _transform(told: str, **more):
     "A transform by its name or by the JSON of its to_dict(). Raises ValueError that names the option."
     import difflib
     import json
-    from importlib import import_module
+    from diversity_kit.augment import chars, lexicon, words        # noqa: F401  importing a module makes its transforms known
     from diversity_kit.augment.base import Transform
-    for name in ("words", "chars", "lexicon"):                     # importing a module makes its transforms known
-        import_module(f"diversity_kit.augment.{name}")
     try:
         asked = (json.loads(told) if told.startswith("{") else {"op": told}) | more
     except json.JSONDecodeError as e:

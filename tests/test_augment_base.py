@@ -746,3 +746,10 @@ def test_a_misspelt_preset_of_protect_is_no_regex():
         with pytest.raises(ValueError, match=f"did you mean '{right}'"):
             Protect(Swap(0.1), [typo])
     assert Protect(Swap(0.1), ["film", "(negations)", r"\bnumbers\b", "negation"]).patterns[0] == "film"
+
+
+def test_a_transform_is_known_by_name_where_nobody_imported_its_module():
+    "A worker process gets a dict and has imported base alone."
+    code = "from diversity_kit.augment.base import Transform; print(*(Transform.from_dict({'op': n, 'rate': .1}) for n in ('AEDA', 'Keyboard')))"
+    got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert got.returncode == 0 and "AEDA" in got.stdout and "Keyboard" in got.stdout, got.stderr[-500:]

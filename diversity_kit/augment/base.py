@@ -791,10 +791,13 @@ class Transform:
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Transform:
-        """The transform that `to_dict` described. A gate is imported by its name: read only dicts that you trust.
+        """The transform that `to_dict` described, of this package or of a module that is imported. A gate is imported by its name: read only dicts that you trust.
 
         Raises ValueError for an unknown op."""
         known = Transform._registry
+        if data.get("op") not in known:                                 # another process may not have imported its module yet
+            for name in ("words", "chars", "lexicon", "translation"):
+                import_module(f"diversity_kit.augment.{name}")
         if data.get("op") not in known:
             raise ValueError(f"unknown transform {data.get('op')!r}: import the module that has it; known are {', '.join(sorted(known))}")
         return known[data["op"]](**{k: _decode(v) for k, v in data.items() if k != "op"})

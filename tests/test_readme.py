@@ -99,3 +99,8 @@ def test_every_committed_verdict_follows_from_its_own_interval(committed):
         e = r["effect"]
         got = Claim(**r["claim"]).verdict(Effect(e["mean"], e["low"], e["high"], e["n"], math.nan if e["p"] is None else e["p"]), e["p_holm"])
         assert got == r["verdict"], (r["where"], r["claim"]["id"])
+
+
+def test_every_committed_record_names_a_chapter(committed):
+    "kit run asks by this name which records a chapter has made."
+    assert {r["chapter"] for r in committed} <= {p.stem for p in (ROOT / "nbs").rglob("*.ipynb")}

@@ -20,7 +20,7 @@ import string
 import subprocess
 import sys
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from difflib import SequenceMatcher
 from pathlib import Path
 
@@ -532,7 +532,7 @@ def main() -> None:
     print("\n" + "\n".join(f"{k}: {json.dumps(v)}" for k, v in found.items()))
     if args.out:
         named = [dict(zip(("goal", "wanted", "measured", "met"), (a, b, float(c), bool(d)))) for a, b, c, d in goals]
-        Path(args.out).write_text(json.dumps({"date": datetime.now(timezone.utc).strftime("%Y-%m-%d"), "machine": machine, "texts": size, "rows": rows, "goals": named, "kit": found},
+        Path(args.out).write_text(json.dumps({"date": datetime.now(UTC).strftime("%Y-%m-%d"), "machine": machine, "texts": size, "rows": rows, "goals": named, "kit": found},
                                              indent=1) + "\n")
 
 

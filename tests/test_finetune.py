@@ -388,7 +388,15 @@ def test_decay_leaves_biases_and_norms_alone(tmp_path, tokenizer):
     assert all((id(p) in ids) == (p.ndim < 2) for p in t.model.parameters())
 
 
-def test_ctrl_c_keeps_a_checkpoint_and_the_resume_is_exact(tmp_path, tokenizer):
+@pytest.fixture
+def interruptible():
+    "A process that was started in the background ignores Ctrl-C."
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_the_resume_is_exact(tmp_path, tokenizer, interruptible):
     make = lambda where: trainer(where, tokenizer, bert(), rows(40), 8, transform=Swap(.3), copies=1)
     whole = make(tmp_path / "whole")
     whole.train()

@@ -249,7 +249,7 @@ def test_command_reports_and_exit_codes(tmp_path, capsys):
     before = path.read_bytes()
     assert cli.main(["impact", str(path), "--html", str(path)]) == 2 and path.read_bytes() == before
     assert cli.main(["impact", str(tmp_path / "no.csv")]) == 2 and cli.main(["impact", str(path), "--transform", "Nope"]) == 2
-    assert "unknown transform 'Nope'" in capsys.readouterr().err
+    assert "--transform Nope: no such transform" in capsys.readouterr().err
     with pytest.raises(Unreadable):
         impact(tmp_path / "no.csv")
 

@@ -521,7 +521,7 @@ def test_a_bad_record_is_named_and_nothing_is_written(saved, tmp_path, capsys, t
     assert main(["predict", str(saved), str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]) == 2
     assert words in capsys.readouterr().err and [p.name for p in tmp_path.iterdir()] == ["in.jsonl"]
     assert main(["predict", str(saved), str(tmp_path / "in.jsonl"), str(tmp_path / "in.jsonl")]) == 2
-    assert main(["predict", str(tmp_path), str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]) == 1
+    assert main(["predict", str(tmp_path), str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")]) == 2
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")

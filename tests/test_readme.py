@@ -104,3 +104,10 @@ def test_every_committed_verdict_follows_from_its_own_interval(committed):
 def test_every_committed_record_names_a_chapter(committed):
     "kit run asks by this name which records a chapter has made."
     assert {r["chapter"] for r in committed} <= {p.stem for p in (ROOT / "nbs").rglob("*.ipynb")}
+
+
+def test_the_list_of_slow_chapters_is_the_measured_one():
+    import json
+    costs = json.loads((ROOT / "results/cpu-2core/chapters.json").read_text(encoding="utf-8"))
+    slow = sorted(k.rpartition("/")[2][:2] for k, v in costs.items() if v["minutes"] > 1.5 and not k.startswith("cases/"))
+    assert f"often on a busy machine): {', '.join(slow)}." in CONTRIBUTING

@@ -420,6 +420,14 @@ def test_a_trial_runs_and_counts(method):
     assert out["trainable"] == want and out["optimizer_bytes"] == 8 * want and 0 <= out["accuracy"] <= 100
 
 
+def train_without_dropout(model):
+    "The penalty is part of the training loss alone; dropout would blur the comparison."
+    model.train()
+    for m in model.modules():
+        if isinstance(m, nn.Dropout):
+            m.eval()
+
+
 def test_adalora_prunes_and_is_penalised_in_the_run():
     pytest.importorskip("peft")
     trainer = tuning.tune(CONFIG | {"method": "adalora", "lr": 1e-2, "steps": 12}, 0)
@@ -427,10 +435,7 @@ def test_adalora_prunes_and_is_penalised_in_the_run():
     assert sum(on) == 2 * 4                                                               # from 3 * 4
     batch = trainer.collator([dict(r) for r in rows("toy_sentiment/toy_a", "train", "random", 64).select(range(4))])
     loss = lambda: float(trainer.compute_loss(trainer.model, dict(batch)).detach())
-    trainer.model.train()
-    for m in trainer.model.modules():
-        if isinstance(m, nn.Dropout):
-            m.eval()
+    train_without_dropout(trainer.model)
     penalised = loss()
     trainer.model.eval()
     assert penalised > loss() + 1e-3
@@ -468,10 +473,7 @@ def test_injected_adalora_is_pruned_and_penalised(tmp_path):
     assert sum(int((m.E != 0).sum()) for m in fit(inject(tuning.base_model("random"), "adalora", rank=6), tmp_path, "adamw_torch", steps=15, lr=1e-2, target=2).model.modules() if isinstance(m, AdaLoRALinear)) == 4 * 2
     batch = trainer.collator([dict(r) for r in own_rows().select(range(4))])
     loss = lambda: float(trainer.compute_loss(trainer.model, dict(batch)).detach())
-    trainer.model.train()
-    for m in trainer.model.modules():
-        if isinstance(m, nn.Dropout):
-            m.eval()
+    train_without_dropout(trainer.model)
     penalised = loss()
     trainer.orthogonal = 0.
     assert penalised - loss() == pytest.approx(.5 * orthogonality([(m.B, m.A) for m in model.modules() if isinstance(m, AdaLoRALinear)]).item(), rel=1e-4)

@@ -106,13 +106,16 @@ def _value(text: str):
 
 
 def profiles(path: str | Path | None = None) -> dict[str, Profile]:
-    """Every profile of settings.ini, by name. Raises ValueError if they do not all have the same keys."""
+    """Every profile of settings.ini, by name; one with a line `inherits = NAME` takes what it does not set from that profile, which stands above it. Raises ValueError if they do not all have the same keys."""
     ini = settings(path)
     found = {}
     for section in ini.sections():
         if section.startswith("run."):
             own = {k: _value(v.strip()) for k, v in ini[section].items() if k not in ini.defaults()}
-            found[section[4:]] = Profile(section[4:], own)
+            parent = own.pop("inherits", None)
+            if parent is not None and parent not in found:
+                raise ValueError(f"settings.ini: [{section}] inherits {parent!r}, but no profile of that name stands above it")
+            found[section[4:]] = Profile(section[4:], {**found.get(parent, {}), **own})
     every = set().union(*found.values()) if found else set()
     odd, wrong = sorted(k for k in every if any(k not in p for p in found.values())), []
     for key in odd:

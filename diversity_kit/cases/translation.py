@@ -852,7 +852,7 @@ def placeholder_table(config: dict, model):
 
 # %% ../../nbs/cases/82_translation.ipynb #c82shift
 SHIFT = ("old", "new", "mixed")
-_SHIFT_KEYS = ("k", "rounds", "more", "more_lr")
+_SHIFT_KEYS = ("k", "rounds", "more", "more_lr", "models")
 
 
 def families(data: str, lang: str, words: int = 20, split: str = "test") -> dict[str, Pairs]:
@@ -898,21 +898,22 @@ def shift_sets(config: dict, seed: int) -> tuple[Pairs, Pairs, Pairs]:
 
 
 @functools.lru_cache(maxsize=16)
-def _before(base: str, *parts: Pairs) -> dict[str, float]:
-    "chrF before any re-tuning, on the two parts of a seed: the same for all arms."
+def _before(base: str, start: int, *parts: Pairs) -> dict[str, float]:
+    "chrF of the model of seed `start` before any re-tuning, on the two parts of a seed: the same for all arms."
     config = json.loads(base)
-    model = trained(config, 0)
+    model = trained(config, start)
     return {f"{name}_0": scores(_greedily(config, model, p.sources), p.targets, config["lang"])["chrf"] for name, p in zip(("new", "other"), parts)}
 
 
 def shift_trial(config: dict, seed: int) -> dict[str, float]:
-    "{'new_r', 'other_r'}: chrF after r = 0 .. rounds rounds of re-tuning, on the rest of the new component and on the other components."
+    "{'new_r', 'other_r'}: chrF after r = 0 .. rounds rounds of re-tuning, on the rest of the new component and on the other components. Seed s starts from the trained model of seed s mod `models`."
     base = {k: v for k, v in config.items() if k not in _SHIFT_KEYS} | {"arm": "base"}
     arriving, rest, others = shift_sets(config, seed)
-    old, _ = halves(base, 0)
-    share, model, out = {"old": 0.0, "new": 1.0, "mixed": 0.5}[config["arm"]], trained(base, 0), {}
+    start = seed % config["models"]
+    old, _ = halves(base, start)
+    share, model, out = {"old": 0.0, "new": 1.0, "mixed": 0.5}[config["arm"]], trained(base, start), {}
     for r in range(1, config["rounds"] + 1):
         model = retune(base, model, arriving[:r * config["k"]], old, config["more"], config["more_lr"], 100 * seed + r, share)
         for name, pairs in (("new", rest), ("other", others)):
             out[f"{name}_{r}"] = scores(_greedily(base, model, pairs.sources), pairs.targets, config["lang"])["chrf"]
-    return _before(json.dumps(base), rest, others) | out
+    return _before(json.dumps(base), start, rest, others) | out

@@ -2716,6 +2716,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                             'diversity_kit/measure/experiment.py'),
                                                   'diversity_kit.measure.experiment.Experiment._read': ( 'measure/experiment.html#experiment._read',
                                                                                                          'diversity_kit/measure/experiment.py'),
+                                                  'diversity_kit.measure.experiment.Experiment._tell_of_older': ( 'measure/experiment.html#experiment._tell_of_older',
+                                                                                                                  'diversity_kit/measure/experiment.py'),
                                                   'diversity_kit.measure.experiment.Experiment.effect': ( 'measure/experiment.html#experiment.effect',
                                                                                                           'diversity_kit/measure/experiment.py'),
                                                   'diversity_kit.measure.experiment.Experiment.missing': ( 'measure/experiment.html#experiment.missing',

@@ -368,6 +368,19 @@ def test_progress_is_noted_for_the_command(monkeypatch, tmp_path):
     assert json.loads(note.read_text()) == {"experiment": "note", "done": 4, "total": 4, "left": 0}
 
 
+def test_trials_of_an_earlier_process_leave_a_mark(monkeypatch, tmp_path):
+    monkeypatch.setenv("DIVERSITY_KIT_PROGRESS", str(tmp_path / "note.progress"))
+    mark = tmp_path / "note.older"
+    first = Experiment("older", ARMS, 2, draw)
+    first.run()
+    first.run()                                                          # its own trials are no older ones
+    assert not mark.exists()
+    path = first.path(next(iter(ARMS)), 0)
+    os.utime(path, (0, 0))
+    Experiment("older", ARMS, 2, draw).run()
+    assert mark.exists()
+
+
 def test_atomic_writing(tmp_path, monkeypatch):
     path = tmp_path / "new" / "f.json"
     write_atomically(path, "one")

@@ -584,7 +584,7 @@ def test_a_failing_chapter_is_named_and_the_rest_runs(running, capsys):
     assert nbformat.read(good, 4).cells[-1].outputs == []                # the sources are left alone
 
     calls = []
-    running.command.execute = lambda name, *a: calls.append(name) or {"ok": True, "error": None, "seconds": 1.0, "peak_mb": 1, "late": False}
+    running.command.execute = lambda name, *a: calls.append(name) or {"ok": True, "error": None, "seconds": 1.0, "peak_mb": 1, "late": False, "older": False}
     assert running.command.main(["run", "bad", "good", "--profile", "smoke"]) == 0
     assert calls == ["measure/10_bad"]                                   # what failed runs again, what is done does not
     assert "measure/11_good  up to date" in capsys.readouterr().out
@@ -629,6 +629,16 @@ def test_a_note_changes_nothing_a_setting_does(running):
     assert heir(text) != heir(changed)                                                  # what it inherits is its own
 
 
+def test_what_a_chapter_costs_is_taken_from_a_run_that_found_no_older_trials(running):
+    costs = lambda: json.loads((kit.results_dir() / "chapters.json").read_text())["measure/11_good"]["minutes"]
+    got = {"ok": True, "error": None, "peak_mb": 1, "late": False}
+    (running.top / "_run/cpu/measure").mkdir(parents=True)
+    for seconds, older, minutes in ((600, False, 10.0), (480, True, 10.0), (480, False, 8.0), (60, False, 8.0)):       # the last one came out of some cache
+        running.command.execute = lambda *a, s=seconds, o=older: {**got, "seconds": s, "older": o}
+        running.command.main(["run", "good", "--profile", "cpu", "--force"])
+        assert costs() == minutes
+
+
 def test_damaged_costs_are_named(running, tmp_path, capsys):
     path = kit.results_dir() / "chapters.json"
     path.write_text("<<<<<<< HEAD\n{}")
@@ -657,7 +667,7 @@ def test_ctrl_c_stops_and_the_next_run_goes_on(project, monkeypatch):
 
     monkeypatch.setattr(project.command, "print_ledger", lambda: None)
     calls = []
-    project.command.execute = lambda name, *a: calls.append(name) or {"ok": True, "error": None, "seconds": 1.0, "peak_mb": 1, "late": False}
+    project.command.execute = lambda name, *a: calls.append(name) or {"ok": True, "error": None, "seconds": 1.0, "peak_mb": 1, "late": False, "older": False}
     monkeypatch.setattr(sys, "path", sys.path[:])
     for name in ("DIVERSITY_KIT_PROFILE", "JUPYTER_PREFER_ENV_PATH", "TQDM_DISABLE", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
         monkeypatch.setenv(name, os.environ.get(name, ""))

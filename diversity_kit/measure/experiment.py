@@ -312,6 +312,9 @@ def _run_one(trial, arm, config, seed, path):
     return row
 
 
+_START = time.time()                                                 # trials on disk that are older were computed by another process
+
+
 class Experiment:
     """Arms x seeds, resumable.
 
@@ -368,6 +371,7 @@ class Experiment:
         import pandas as pd
         todo = self.missing()
         done = len(self.arms) * len(self.seeds) - len(todo)
+        self._tell_of_older(todo)
         if todo:
             self._compute(todo, done, jobs)
         if lost := self.missing():
@@ -378,6 +382,13 @@ class Experiment:
     def effect(self, arm: str, control: str, metric: str) -> Effect:
         "Paired effect; runs what is missing first."
         return self.run().effect(arm, control, metric)
+
+    def _tell_of_older(self, todo) -> None:
+        "Leave a mark for `python3 kit run` if trials of an earlier process are used: the minutes of such a run are not what the chapter costs."
+        if note := os.environ.get("DIVERSITY_KIT_PROGRESS"):
+            known = [self.path(a, s) for a in self.arms for s in self.seeds if (a, s) not in set(todo)]
+            if any(p.is_file() and p.stat().st_mtime < _START for p in known):
+                Path(note).with_suffix(".older").touch()
 
     def _compute(self, todo, done, jobs):
         from tqdm.auto import tqdm

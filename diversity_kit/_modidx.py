@@ -2135,6 +2135,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'diversity_kit/foundations/risk.py'),
                                                 'diversity_kit.foundations.risk._expect': ( 'foundations/risk.html#_expect',
                                                                                             'diversity_kit/foundations/risk.py'),
+                                                'diversity_kit.foundations.risk._mean_of_all': ( 'foundations/risk.html#_mean_of_all',
+                                                                                                 'diversity_kit/foundations/risk.py'),
                                                 'diversity_kit.foundations.risk.accumulate': ( 'foundations/risk.html#accumulate',
                                                                                                'diversity_kit/foundations/risk.py'),
                                                 'diversity_kit.foundations.risk.adam_direction': ( 'foundations/risk.html#adam_direction',

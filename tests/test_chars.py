@@ -217,6 +217,7 @@ def test_case_flips_what_can_be_flipped_back():
 def test_diacritics():
     assert Diacritics(1.)(["déjà cafe\u0301 ñÜ Йод ἄλφα"]) == ["deja cafe nU Иод αλφα"]
     assert Diacritics(1.)(["हिन्दी कि が ｶﾞ 각 ภาษาที่", "क़"]) == ["हिन्दी कि が ｶﾞ 각 ภาษาที่", "क़"]        # signs that spell, not accents
+    assert Diacritics(1.)(["мой año ơ مئة"]) == ["мои ano o مية"] and Protect(Diacritics(1.), ["[йñ]"])(["мой ёж, año é"]) == ["мой еж, año e"]     # as documented
     out = Diacritics(1., "fr")(["Ete"] * 50, ids=range(50))
     assert set("".join(out)) <= set("tÉÈÊËéèêë") and len(set(out)) > 3
     assert all(C._bare(c) for letters in ACCENTS.values() for c in letters)
@@ -365,6 +366,9 @@ def test_character_error_rate():
     for bad in (([], []), ([""], ["a"]), (["a"], [])):
         with pytest.raises(ValueError, match="outputs"):
             character_error_rate(*bad)
+    for bad in (("abcd", "bcda"), (["abcd"], "bcda"), ("abcd", ["bcda"])):
+        with pytest.raises(TypeError, match="lists of texts"):
+            character_error_rate(*bad)
 
 
 @pytest.mark.parametrize("t", [Keyboard(), Typo(), Typo(kinds="transpose"), OCR(), Scramble(), Case()], ids=str)
@@ -386,6 +390,12 @@ def test_calibrate_refuses():
         with pytest.raises(ValueError, match="target"):
             calibrate(Keyboard(), target, EN)
     assert calibrate(Keyboard(), 0, EN).rate == 0
+    with pytest.raises(TypeError, match="list of texts"):
+        calibrate(Keyboard(), .1, "hello world")
+    for few in (["我喜欢编程"], ["x" * 20], [""]):
+        with pytest.raises(ValueError, match="too few for a target of 0.1"):
+            calibrate(Keyboard(), .1, few)
+    assert calibrate(Keyboard(), .1, ["hello world, how do you do"]).rate > 0
 
 
 def test_offsets_are_those_of_an_edit():

@@ -128,6 +128,20 @@ def test_average_gradients_faults(grads, sizes):
         average_gradients(grads, sizes)
 
 
+@pytest.mark.parametrize("bad", [NAN, INF])
+def test_average_gradients_names_the_group_that_is_not_finite(bad):
+    with pytest.raises(ValueError, match="group 1 holds NaN"):
+        average_gradients([torch.ones(2), torch.tensor([0.0, bad])], [1, 1])
+    with pytest.raises(ValueError, match="group 0 holds NaN"):
+        average_gradients([{"a": torch.tensor([bad])}, {"a": torch.ones(1)}], [1, 1])
+
+
+@pytest.mark.parametrize("sizes", [3, 2.0, torch.tensor(3)])
+def test_average_gradients_wants_a_size_per_group(sizes):
+    with pytest.raises(TypeError, match="one number per group"):
+        average_gradients([torch.ones(2)], sizes)
+
+
 @pytest.mark.parametrize("grads", [[torch.ones(2), None], [1.0, 2.0], [torch.ones(2), {"a": torch.ones(2)}],
                                    [{"a": torch.ones(2)}, {"a": None}]])
 def test_average_gradients_wants_tensors(grads):
@@ -268,6 +282,24 @@ def test_accumulate_restores_after_an_error_in_the_users_code():
     assert torch.equal(model.weight.grad, before[0])
 
 
+@pytest.mark.parametrize("padding", [0, 3])
+def test_accumulate_refuses_the_librarys_mean_and_takes_every_sum(padding):
+    model = torch.nn.Linear(3, 4).double()
+    x, y = rand(5 + padding, 3), torch.tensor([0, 1, 2, 3, 0] + [-100] * padding)
+    ce = lambda m, b, **kw: F.cross_entropy(m(b[0]), b[1], **kw)
+    model.weight.grad = old = torch.ones(4, 3, dtype=torch.float64)
+    with pytest.raises(ValueError, match="mean over its 5 targets"):
+        accumulate(model, lambda m, b: (ce(m, b), 5), [(x, y)])
+    assert model.weight.grad is old
+    share = torch.full((4,), 0.2, dtype=torch.float64)
+    sums = {"sum": lambda m, b: (ce(m, b, reduction="sum"), 5), "by hand": lambda m, b: (ce(m, b, reduction="none").sum(), 5),
+            "mean times n": lambda m, b: (ce(m, b) * 5, 5), "one target": lambda m, b: (F.cross_entropy(m(b[0][:1]), b[1][:1]) * 1, 1),
+            "a term is a batch": lambda m, b: (ce(m, b), 1), "weighted": lambda m, b: (ce(m, b, weight=share), 5),
+            "one of two sums": lambda m, b: (torch.stack([ce(m, b, reduction="sum")] * 2).mean(), 5)}
+    got = {name: accumulate(model, f, [(x, y)]).item() for name, f in sums.items()}
+    assert got["sum"] == pytest.approx(got["by hand"]) == pytest.approx(got["mean times n"]) == pytest.approx(got["one of two sums"]) == pytest.approx(got["a term is a batch"])
+
+
 # ---- decay
 
 @pytest.mark.parametrize("name, use_adam", [("SGD", False), ("AdamW", True)])
@@ -288,6 +320,12 @@ def test_decay_fixed_point_is_not_the_minimum_of_the_loss():
     assert abs(theta - a * b / (a + lam)) < 1e-9 < abs(theta - b)
 
 
+@pytest.mark.parametrize("shape", [(2,), (1, 2), ()])
+def test_decay_step_refuses_a_direction_that_would_be_broadcast(shape):
+    with pytest.raises(ValueError, match="shape"):
+        decay_step(torch.ones(2, 1), torch.ones(shape), 0.1)
+
+
 # ---- the variance law
 
 def test_batch_variance_golden_and_limits():
@@ -298,7 +336,8 @@ def test_batch_variance_golden_and_limits():
     assert batch_variance(2.0, 3.0, 4, 10**9) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("args", [(-1, 1, 1, 1), (1, -1, 1, 1), (NAN, 1, 1, 1), (1, NAN, 1, 1), (1, 1, 0, 1), (1, 1, 1, 0), (1, 1, NAN, 1)])
+@pytest.mark.parametrize("args", [(-1, 1, 1, 1), (1, -1, 1, 1), (NAN, 1, 1, 1), (1, NAN, 1, 1), (1, 1, 0, 1), (1, 1, 1, 0), (1, 1, NAN, 1),
+                                  (INF, 1, 1, 1), (1, INF, 1, 1), (1, 1, 1.5, 1), (1, 1, 1, 2.5), (1, 1, INF, 1), (1, 1, 1, INF)])
 def test_batch_variance_faults(args):
     with pytest.raises(ValueError):
         batch_variance(*args)

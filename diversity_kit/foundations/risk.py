@@ -65,10 +65,13 @@ def average_gradients(grads: Iterable, sizes: Iterable[float]):
 
     grads: tensors of one shape, or mappings name -> tensor with the same names and shapes. sizes: the number of loss terms behind each
     (examples for a mean over examples, target tokens for a mean over tokens), > 0. The inputs are not changed.
-    Raises ValueError for no gradients, a length mismatch, different names or shapes, or sizes that are not positive and finite; TypeError
-    for anything that is not a tensor (a parameter without gradient: pass zeros). Source: S0 §4.2, where all groups have the same size."""
+    Raises ValueError for no gradients, a length mismatch, different names or shapes, NaN or infinite gradients, or sizes that are not positive
+    and finite; TypeError for anything that is not a tensor (a parameter without gradient: pass zeros) and for sizes that are one number.
+    Source: S0 §4.2, where all groups have the same size."""
     if isinstance(grads, torch.Tensor):
         raise TypeError("grads must be a sequence of tensors or mappings, one per group: got one tensor")
+    if not isinstance(sizes, Iterable) or isinstance(sizes, torch.Tensor) and not sizes.dim():
+        raise TypeError(f"sizes must hold one number per group, got the one number {sizes!r:.40}")
     grads, sizes = list(grads), [float(n) for n in sizes]
     if not grads or len(grads) != len(sizes):
         raise ValueError(f"need one size per gradient and at least one of them, got {len(grads)} gradients and {len(sizes)} sizes")
@@ -78,26 +81,38 @@ def average_gradients(grads: Iterable, sizes: Iterable[float]):
         if any(not isinstance(g, Mapping) or g.keys() != grads[0].keys() for g in grads):
             raise ValueError("every group needs gradients under the same parameter names")
         return {name: average_gradients([g[name] for g in grads], sizes) for name in grads[0]}
-    for g in grads:
+    for i, g in enumerate(grads):
         if not isinstance(g, torch.Tensor):
             raise TypeError(f"gradients must be tensors, got {type(g).__name__}; pass zeros for a parameter without gradient")
         if not g.is_floating_point():
             raise TypeError(f"gradients must be floating-point tensors, got {g.dtype}: an integer mean would be rounded")
         if g.shape != grads[0].shape:
             raise ValueError(f"gradients differ in shape: {tuple(grads[0].shape)} and {tuple(g.shape)}")
+        if not torch.isfinite(g.detach()).all():
+            raise ValueError(f"the gradient of group {i} holds NaN or infinite values: find the example before averaging hides it")
     largest = max(sizes)
     shares = [n / largest for n in sizes]
     pooled = sum((w / sum(shares)) * (g.float() if g.element_size() < 4 else g) for w, g in zip(shares, grads))
     return pooled.to(grads[0].dtype)
 
 # %% ../../nbs/foundations/21_risk.ipynb #8d19d693
+def _mean_of_all(loss: torch.Tensor, n: float) -> bool:
+    "Is `loss` the library's mean of the negative log-likelihoods of exactly n > 1 targets? Then it is no sum of n terms. What autograd saved says so; anything else passes."
+    node = loss.grad_fn
+    if n < 2 or getattr(node, "_saved_reduction", None) != 1 or not type(node).__name__.startswith("NllLoss") or getattr(node, "_saved_weight", None) is not None:
+        return False
+    return int((node._saved_target != node._saved_ignore_index).sum()) == n
+
+
 def accumulate(model: torch.nn.Module, loss_fn: Callable, micro_batches: Iterable) -> torch.Tensor:
     """Equation (21.5): set `.grad` to the gradient of the pooled mean over all micro-batches; return the pooled loss (scalar, detached).
 
     loss_fn(model, batch) -> (sum, count): the *sum* of the loss terms (scalar tensor) and their number (for a language model the target
     tokens, without padding). Micro-batches are streamed: one graph at a time. Exact for any sizes as long as a term does not depend on
     its micro-batch (no BatchNorm; dropout draws anew). An old `.grad` is replaced, not added to. A micro-batch with count 0 is skipped.
-    Raises ValueError, with every `.grad` as it was, for no terms at all, a sum that is not a finite scalar with a graph (a mean, say,
+    That the first value is a sum is up to you: a mean beside its count makes loss and gradient too small, and in general nothing shows it.
+    One case is caught: the library's cross-entropy with its default reduction="mean", beside the number of its targets.
+    Raises ValueError, with every `.grad` as it was, for that case, no terms at all, a sum that is not a finite scalar with a graph (a mean, say,
     over nothing), or a count that is negative or not finite; an error of loss_fn passes through, `.grad` restored as well.
     In float16 keep the parameters in float32 (autocast): a sum of many terms overflows."""
     params = [p for p in model.parameters() if p.requires_grad]
@@ -117,6 +132,8 @@ def accumulate(model: torch.nn.Module, loss_fn: Callable, micro_batches: Iterabl
                 raise ValueError(f"micro-batch {i}: loss_fn must return a scalar sum with a graph, got {loss!r:.80}")
             if not math.isfinite(value := float(loss.detach())):
                 raise ValueError(f"micro-batch {i}: the sum of losses is {value}")
+            if _mean_of_all(loss, n):
+                raise ValueError(f"micro-batch {i}: loss_fn returned the mean over its {n:g} targets, not their sum: use reduction='sum'")
             loss.backward()
             total, count, last = total + value, count + n, loss
         if count == 0:
@@ -132,7 +149,10 @@ def accumulate(model: torch.nn.Module, loss_fn: Callable, micro_batches: Iterabl
 def decay_step(theta: torch.Tensor, direction: torch.Tensor, lr: float, weight_decay: float = 0.0) -> torch.Tensor:
     """Equation (21.6): one decoupled-decay step, theta - lr * direction - lr * weight_decay * theta; all tensors of theta's shape.
 
-    With direction = the gradient it is SGD on L + weight_decay/2 |theta|^2; with `adam_direction` it is AdamW. Source: S0 §4.1."""
+    With direction = the gradient it is SGD on L + weight_decay/2 |theta|^2; with `adam_direction` it is AdamW. Raises ValueError for a
+    direction of another shape, which would be broadcast. Source: S0 §4.1."""
+    if direction.shape != theta.shape:
+        raise ValueError(f"the direction has shape {tuple(direction.shape)}, theta {tuple(theta.shape)}: they must be equal")
     return theta - lr * direction - lr * weight_decay * theta
 
 
@@ -150,12 +170,13 @@ def batch_variance(between: float, within: float, batch_size: int, draws: int = 
     """Equation (21.8): total variance (trace of the covariance) of a batch gradient, in the squared units of the gradient.
 
     between: variance of the documents' mean gradients; within: mean variance of the augmented draws of one document; batch_size: different
-    documents, drawn with replacement; draws: independent augmented copies of each. Raises ValueError for negative or NaN variances and for
-    sizes below 1. Source: law of total variance; batch augmentation, Hoffer et al. 2020."""
-    if not (between >= 0 and within >= 0):
-        raise ValueError(f"variances must be >= 0, got between={between}, within={within}")
-    if not (batch_size >= 1 and draws >= 1):
-        raise ValueError(f"batch_size and draws must be at least 1, got {batch_size} and {draws}")
+    documents, drawn with replacement; draws: independent augmented copies of each, no original among them. Raises ValueError for variances
+    that are negative or not finite and for sizes that are no whole numbers from 1. Source: law of total variance; batch augmentation,
+    Hoffer et al. 2020."""
+    if not (0 <= between < math.inf and 0 <= within < math.inf):
+        raise ValueError(f"variances must be finite and >= 0, got between={between}, within={within}")
+    if not all(1 <= n < math.inf and n == int(n) for n in (batch_size, draws)):
+        raise ValueError(f"batch_size and draws must be whole numbers from 1, got {batch_size} and {draws}")
     return between / batch_size + within / (batch_size * draws)
 
 

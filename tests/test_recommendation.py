@@ -47,10 +47,18 @@ def test_of_a_repeated_action_the_earliest_stays():
 
 
 @pytest.mark.parametrize("change, message", [({"rating": [3, 6]}, "row 1 has rating 6.0, allowed is 1 to 5"), ({"rating": [math.nan, 3]}, "row 0 has rating nan"), ({"time": [1, math.nan]}, "row 1 has time nan"),
-                                             ({"item": [0, 4]}, "row 1 has item number 4, allowed is 0 to 3"), ({"user": [0, -1]}, "row 1 has user number -1"), ({"time": [1]}, "equally long")])
+                                             ({"item": [0, 4]}, "row 1 has item number 4, allowed is 0 to 3"), ({"user": [0, -1]}, "row 1 has user number -1"), ({"time": [1]}, "equally long"),
+                                             ({"item": [1.7, 0]}, "row 0 has item number 1.7, allowed is a whole number"), ({"user": [1, 0.9]}, "row 1 has user number 0.9, allowed is a whole"), ({"user": [math.nan, 1]}, "row 0 has user number nan"),
+                                             ({"user": ["u1", "u2"]}, "user holds 'u1'.*number every user 0, 1, 2"), ({"item": np.array([1, "b"], object)}, "item holds 'b'.*factorize"), ({"item": ["1", "2"]}, "item holds '1'"),
+                                             ({"rating": [None, 3]}, "rating holds None|row 0 has rating nan"), ({"rating": ["five", 3]}, "rating holds 'five', which is no number$"), ({"time": [1, math.inf]}, "row 1 has time inf, allowed is any finite number")])
 def test_faults_name_the_row(change, message):
     with pytest.raises(ValueError, match=message):
         case.action_log(**({"user": [0, 1], "item": [0, 1], "rating": [3, 3], "time": [1, 2]} | change), catalogue=C)
+
+
+def test_whole_numbers_may_be_floats():
+    log = make(np.array([1.0, 0.0]), np.array([2.0, 3.0]))
+    assert log.user.tolist() == [1, 0] and log.item.tolist() == [2, 3] and log.item.dtype == np.int64
 
 
 def test_another_scale_and_an_empty_log():
@@ -81,8 +89,17 @@ def test_time_split_is_in_order_and_complete(log):
 
 def test_an_equal_second_is_never_divided():
     log = make([0, 1, 2, 3, 0, 1], [0, 0, 0, 0, 1, 1], time=[1, 5, 5, 5, 5, 9])
-    parts = case.time_split(log, (.5, .2))
-    assert [len(p) for p in parts.values()] == [1, 0, 5]
+    assert [len(p) for p in case.time_split(log, (.5, .4)).values()] == [1, 4, 1]
+    with pytest.raises(ValueError, match="leave no action in validation: 6 actions in 3 different seconds"):
+        case.time_split(log, (.5, .2))                                             # both cuts fall into the same second
+
+
+def test_a_split_without_one_of_its_parts_is_refused():
+    for split in (case.cut_times, case.time_split, case.make_task):
+        with pytest.raises(ValueError, match="no action: there is nothing to split"):
+            split(make([], []))
+        with pytest.raises(ValueError, match="leave no action in train: 4 actions in 1 different"):
+            split(make([0, 0, 1, 1], [0, 1, 2, 3], time=[5] * 4))
 
 
 def test_leave_last_out_with_one_two_and_three_actions():
@@ -222,6 +239,9 @@ def test_lists_given_are_judged_as_they_stand():
     own = case.accuracy_at(s, rel, k=2)
     assert all(torch.equal(v, own[k]) for k, v in case.accuracy_at(s, rel, k=2, items=case.top(s, k=2)).items())
     assert case.accuracy_at(s, rel, k=2, items=torch.tensor([[0, -1]]))["precision"].item() == .5
+    assert case.accuracy_at(s, rel, k=4, items=torch.tensor([[0, -1, -1, -1]]))["recall"].item() == .5
+    with pytest.raises(ValueError, match="list 1 holds item 2 twice"):
+        case.accuracy_at(s.repeat(2, 1), rel.repeat(2, 1), k=3, items=torch.tensor([[0, 1, 2], [2, 1, 2]]))
 
 
 def test_sampled_metrics_full_limit_and_growth():
@@ -505,6 +525,9 @@ def test_ridge_rows_and_star_models():
     got = case.rating_models(known, np.where(known, stars, 0), content)
     rmse = {k: np.sqrt(np.mean((v[:, 0] - stars[:, 0]) ** 2)) for k, v in got.items()}
     assert rmse["content"] < rmse["mf"] and np.allclose(got["mf"][:, 0], got["bias"][:, 0])
+    mean = stars[known].mean()
+    deviation = (known * (stars - mean)).sum(1) / (known.sum(1) + 5)
+    assert got["user"].shape == stars.shape and np.allclose(got["user"], np.clip(mean + deviation, 1, 5)[:, None]) and not np.allclose(got["user"][:, 0], got["bias"][:, 0])       # two fallbacks, not one
     with pytest.raises(ValueError, match="no test rating of a cold item"):
         case.stars_trial({"data": "toy_ratings", "encoder": "words", "cold": 0}, 0)
 
@@ -579,6 +602,17 @@ def test_recommender_in_use(log):
     for bad in ([-1], [len(log.catalogue)], ["Heat"]):
         with pytest.raises(ValueError, match="unknown item"):
             model.recommend(bad)
+
+
+def test_items_without_training_actions_fall_back_to_popularity():
+    "Five items; 0 and 4 are never acted on. Their numbers must not decide what is shown."
+    c = case.Catalogue(tuple("abcde"), tuple("abcde"), np.eye(5, dtype=np.float32), tuple("vwxyz"))
+    model = case.fit_recommender(case.action_log([0, 0, 1, 1, 2, 2, 3], [1, 3, 1, 3, 3, 2, 3], [3] * 7, range(7), c), 1.)
+    popular = model.recommend([], k=3)
+    assert popular["item"].tolist() == [3, 1, 2] and model.recommend([4], k=3).equals(popular) and model.recommend([0, 4], k=3).equals(popular)
+    assert model.recommend([4, 3], k=3)["score"].tolist() != popular["score"].tolist()          # one known item is enough for the model
+    flat = case.Recommender(torch.zeros(5, 5), torch.tensor([1., 2, 5, 3, 4]), c)
+    assert flat.recommend([0], k=4)["item"].tolist() == [2, 4, 3, 1]                            # equal scores: the more popular first
 
 
 def test_known_actions_of_new_users():

@@ -1,4 +1,6 @@
 """cases.report: temperature, calibration error, the ladder's models, the error browser."""
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -42,7 +44,29 @@ def test_temperature_is_the_minimum():
 
 
 def test_temperature_of_a_perfect_model_stops_at_its_bound():
-    assert report.temperature(np.array([1.0, -1, 2]), np.array([1, 0, 1]), most=50) == pytest.approx(1 / 50, rel=1e-6)
+    with pytest.warns(UserWarning, match=r"at its bound 0.02.*no limit"):
+        assert report.temperature(np.array([1.0, -1, 2]), np.array([1, 0, 1]), most=50) == pytest.approx(1 / 50, rel=1e-6)
+    with pytest.warns(UserWarning, match="at its bound 100.*chance"):
+        assert report.temperature(np.array([1.0, -1, 2]), np.array([0, 1, 0])) == 100
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")                                          # inside the bounds nothing is said
+        report.temperature(Z, Y)
+    with pytest.raises(ValueError, match="above 1"):
+        report.temperature(Z, Y, most=1)
+
+
+def test_a_trial_takes_no_temperature_from_rows_that_settle_none(monkeypatch):
+    "A model that is right on every development row and wrong on some test rows: dividing by 0.01 would cost a hundred nats."
+    held = report.held_out("toy_sentiment/toy_a", 200)
+    z = {s: np.where(r.labels == 1, 1.0, -1.0) for s, r in held.items()}
+    z["test"][:10] *= -1
+    monkeypatch.setattr(report, "log_odds", lambda c, seed: z)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        out = report.trial(config(), 0)
+    assert out["temperature"] == 1 and out["no_temperature"] == 1 and out["log_loss_scaled"] == out["log_loss"] < 1
+    z["validation"][:10] *= -1
+    assert report.trial(config(), 0)["no_temperature"] == 0
 
 
 @pytest.mark.parametrize("z, y, words", [([1.0, 2], [1], "equally long"), ([np.nan, 1], [1, 0], "finite"), ([1.0, 2], [1, 2], "0 or 1"), ([0.0, 0], [1, 0], "all log-odds are 0"), ([], [], "equally long")])
@@ -69,7 +93,30 @@ def test_ece_of_a_calibrated_model_is_its_floor():
     assert abs(np.mean(many) - report.ece_floor(Z[:400])) < 1 and report.ece(4 * Z, Y) > report.ece_floor(4 * Z) + 5
 
 
+@given(st.lists(st.tuples(st.sampled_from([-2.0, -1e-4, 0.0, 1e-4, 0.5, 2.0]), st.integers(0, 1)), min_size=15, max_size=80), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_the_order_of_rows_with_equal_confidence_does_not_matter(rows, seed):
+    z, y = (np.array(v) for v in zip(*rows))
+    i = np.random.default_rng(seed).permutation(len(z))
+    assert np.allclose(report.reliability(z, y), report.reliability(z[i], y[i]), rtol=0, atol=1e-12)
+
+
+def test_ece_of_one_confidence_for_all_rows():
+    z, y = np.full(1500, 1e-4), np.r_[np.zeros(750, int), np.ones(750, int)]
+    assert report.ece(z, y) < .01 and report.ece(np.full(1500, np.log(3)), y) == pytest.approx(25)
+
+
+@pytest.mark.parametrize("call", [report.reliability, report.ece, report.log_loss, report.temperature])
+@pytest.mark.parametrize("z, y, words", [(Z[:100], ["pos"] * 100, "number the two classes"), (Z[:100], np.ones(1), "equally long"), (np.full(100, 5.0), np.full(100, 2), "0 or 1"), (Z[:2], [1, 2], "0 or 1"),
+                                         (np.full(100, np.nan), np.ones(100), "finite"), (["a"], [1], "numbers"), ([], [], "not empty")])
+def test_what_is_no_label_or_no_number_is_refused(call, z, y, words):
+    with pytest.raises(ValueError, match=words):
+        call(z, y)
+
+
 def test_ece_needs_rows():
+    with pytest.raises(ValueError, match="at least 1"):
+        report.ece(Z, Y, 0)
     with pytest.raises(ValueError, match="do not fill"):
         report.ece(Z[:5], Y[:5])
 

@@ -77,19 +77,36 @@ class Log:
         return dict(zip(users.tolist(), np.split(self.item[order], start[1:])))
 
 
+def _numbers(name: str, column) -> np.ndarray:
+    "A column as a numeric array. Raises ValueError for texts and the like, naming the first."
+    values = np.asarray(column)
+    try:
+        if values.dtype.kind in "SU":
+            raise ValueError
+        values.astype(float)
+    except (TypeError, ValueError):
+        first = next((v for v in values.ravel().tolist() if not isinstance(v, (int, float))), None)
+        raise ValueError(f"{name} holds {first!r}, which is no number" + (f": number every {name} 0, 1, 2, ... first (pandas.factorize does)" if name in ("user", "item") else "")) from None
+    return values if values.dtype.kind in "iu" else values.astype(float)
+
+
 def action_log(user, item, rating, time, catalogue: Catalogue, users: int | None = None, scale: tuple[float, float] = (1, 5)) -> Log:
     """A checked Log. Rows may come in any order: they are sorted by time, equal times by user and item number, so that the result does not depend on the file's order.
 
-    Of a repeated (user, item) the earliest action stays. Raises ValueError, naming the row, for unequal lengths, an unknown user or item number,
-    a rating outside `scale`, and a time or rating that is no number."""
-    columns = [np.asarray(user), np.asarray(item), np.asarray(rating, float), np.asarray(time, float)]
+    Of a repeated (user, item) the earliest action stays. Raises ValueError, naming the row, for unequal lengths, a user or item number that is
+    unknown or not whole, a rating outside `scale`, and a time or rating that is not finite; for texts in place of numbers, naming the column."""
+    columns = [_numbers(*c) for c in (("user", user), ("item", item), ("rating", rating), ("time", time))]
+    columns[2:] = [c.astype(float) for c in columns[2:]]
     if len({len(c) for c in columns}) != 1:
         raise ValueError(f"user, item, rating and time must be equally long, got {[len(c) for c in columns]}")
-    users = users or (int(columns[0].max()) + 1 if len(columns[0]) else 0)
-    wrong = [("user number", columns[0], 0, users - 1), ("item number", columns[1], 0, len(catalogue) - 1), ("rating", columns[2], *scale), ("time", columns[3], -math.inf, math.inf)]
-    for name, c, low, high in wrong:
-        if len(bad := np.flatnonzero(~((c >= low) & (c <= high)))):
-            raise ValueError(f"row {bad[0]} has {name} {c[bad[0]]}, allowed is {low} to {high} ({len(bad)} such rows): drop or repair them")
+    whole = lambda c: np.isfinite(c) & (c == np.floor(c))
+    say = lambda name, c, ok, allowed: [f"row {k} has {name} {c[k]}, allowed is {allowed} ({(~ok).sum()} such rows): drop or repair them" for k in np.flatnonzero(~ok)[:1]]
+    wrong = [*say("user number", columns[0], whole(columns[0]), "a whole number"), *say("item number", columns[1], whole(columns[1]), "a whole number"), *say("time", columns[3], np.isfinite(columns[3]), "any finite number")]
+    users = users or (int(columns[0].max()) + 1 if len(columns[0]) and not wrong else 0)
+    for name, c, low, high in (("user number", columns[0], 0, users - 1), ("item number", columns[1], 0, len(catalogue) - 1), ("rating", columns[2], *scale)):
+        wrong += say(name, c, (c >= low) & (c <= high), f"{low} to {high}")
+    if wrong:
+        raise ValueError(wrong[0])
     u, i = columns[0].astype(np.int64), columns[1].astype(np.int64)
     order = np.lexsort((i, u, columns[3]))
     first = np.sort(np.unique((u * len(catalogue) + i)[order], return_index=True)[1])
@@ -204,10 +221,17 @@ def assert_causal(feature: Callable[[Log, float], np.ndarray], log: Log, at: flo
 
 
 def cut_times(log: Log, shares: tuple[float, float] = (0.6, 0.2)) -> tuple[float, float]:
-    "Two moments: train before the first, validation before the second, test after; `shares` of the actions, an equal second never divided. Raises ValueError for shares that leave no test part."
+    """Two moments: train before the first, validation before the second, test after; `shares` of the actions, an equal second never divided.
+
+    Raises ValueError for shares that leave no test part, and where a part would be empty (an empty log, too few different seconds)."""
     if not (min(shares) > 0 and sum(shares) < 1):
         raise ValueError(f"shares must be two positive numbers with a sum below 1, got {shares}")
-    return tuple(float(log.time[int(len(log) * s)]) for s in (shares[0], sum(shares)))
+    if not len(log):
+        raise ValueError("the log holds no action: there is nothing to split")
+    first, second = (float(log.time[int(len(log) * s)]) for s in (shares[0], sum(shares)))
+    if not log.time[0] < first < second:
+        raise ValueError(f"a cut at {first:g} and one at {second:g} leave no action in {'train' if first <= log.time[0] else 'validation'}: {len(log)} actions in {len(np.unique(log.time))} different seconds cannot be cut at shares {shares}; use other shares, or leave_last_out")
+    return first, second
 
 
 def time_split(log: Log, shares: tuple[float, float] = (0.6, 0.2)) -> dict[str, Log]:
@@ -340,7 +364,13 @@ def top(scores: torch.Tensor, exclude: torch.Tensor | None = None, k: int = 10) 
 def accuracy_at(scores: torch.Tensor, relevant: torch.Tensor, exclude: torch.Tensor | None = None, k: int = 10, items: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
     """Equations (1)-(3) over the full catalogue, one value per row: recall, ndcg, hit, precision at k, and mrr (not cut at k). NaN where a row has nothing relevant left after the exclusion.
 
-    scores (Q, I); relevant, exclude (Q, I) bool; `items`: lists to judge in place of `top(scores, exclude, k)` (then mrr is cut at k)."""
+    scores (Q, I); relevant, exclude (Q, I) bool; `items`: lists to judge in place of `top(scores, exclude, k)` (then mrr is cut at k), -1 where a list is shorter.
+    Raises ValueError for a list with an item twice, which would be counted twice."""
+    if items is not None:
+        twice = (ordered := items.sort(1).values)[:, 1:].eq(ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+        if bool(twice.any()):
+            row = int(twice.any(1).nonzero()[0, 0])
+            raise ValueError(f"list {row} holds item {int(ordered[row, 1:][twice[row]][0])} twice: an item is shown once")
     keys = None if items is not None else _masked(scores, exclude)
     relevant = relevant.bool() if exclude is None else relevant.bool() & ~exclude.bool()
     if items is None:
@@ -923,10 +953,11 @@ def _row_ridge(known: np.ndarray, fixed: np.ndarray, target: np.ndarray, l2: flo
 
 
 def rating_models(known: np.ndarray, stars: np.ndarray, content: np.ndarray, factors: int = 8, mf_l2: float = 8.0, content_l2: float = 30.0, damp: float = 5.0, sweeps: int = 6, seed: int = 0) -> dict[str, np.ndarray]:
-    """Predicted stars (U, I) from the entries of `stars` where `known` is 1: {'bias', 'mf', 'content'}, clipped to 1..5.
+    """Predicted stars (U, I) from the entries of `stars` where `known` is 1: {'user', 'bias', 'mf', 'content'}, clipped to 1..5.
 
-    bias: mean + user + item; mf: that and factors (alternating ridge); content (I, f): mean + user + a linear function of the content shared by all users and one of the user's own.
-    An item without a known rating has no bias and no factors in the first two: they fall back to mean + user."""
+    user: mean + the user's mean deviation, damped; bias: mean + item + the user's deviation from both; mf: that and factors (alternating ridge);
+    content (I, f): 'user' + a linear function of the content shared by all users and one of the user's own. An item without a known rating has no
+    bias and no factors: 'bias' and 'mf' fall back to mean + the user's deviation after the items', not to 'user'."""
     known = known.astype(float)
     mean, one = (known * stars).sum() / known.sum(), np.ones((1, 1))
     side = lambda k, rest: (k * rest).sum(1) / (k.sum(1) + damp)
@@ -941,7 +972,7 @@ def rating_models(known: np.ndarray, stars: np.ndarray, content: np.ndarray, fac
     u, i = known.nonzero()
     shared = np.linalg.solve(content[i].T @ content[i] + 10 * np.eye(content.shape[1]), content[i].T @ (stars - plain)[u, i])
     own = _row_ridge(known, content, stars - plain - content @ shared, content_l2)
-    out = {"bias": bias, "mf": bias + user @ item.T, "content": plain + content @ shared + own @ content.T}
+    out = {"user": np.broadcast_to(plain, stars.shape), "bias": bias, "mf": bias + user @ item.T, "content": plain + content @ shared + own @ content.T}
     return {k: np.clip(v, 1, 5) for k, v in out.items()}
 
 
@@ -1187,7 +1218,8 @@ def by_popularity(task: Task, items: np.ndarray, groups: int = 10) -> dict[str, 
 class Recommender:
     """An item-to-item model for use: weights (I, I), popularity (I,), catalogue. `fit_recommender` makes one by EASE.
 
-    recommend(items): titles and scores for a history of item numbers; an empty one (an unknown user) gets the most popular items."""
+    recommend(items): titles and scores for a history of item numbers; an empty one (an unknown user), or one of items without a training
+    action, of which the model knows nothing, gets the most popular items, with their counts as scores. Equal scores: the more popular first."""
     weights: torch.Tensor
     popularity: torch.Tensor
     catalogue: Catalogue
@@ -1199,8 +1231,9 @@ class Recommender:
             raise ValueError(f"unknown item {bad[0]!r}: items are numbers from 0 to {len(self.catalogue) - 1}; leave out what the catalogue does not have")
         history = torch.zeros(1, len(self.catalogue), device=self.weights.device)
         history[0, list(items)] = 1
-        scores = history @ self.weights if len(items) else self.popularity[None]
-        best = [i for i in top(scores, history.bool(), k)[0].tolist() if i >= 0]
+        scores = history @ self.weights if any(self.popularity[i] > 0 for i in items) else self.popularity[None]
+        order = self.popularity.argsort(descending=True, stable=True)                     # an item's number tells nothing
+        best = [int(order[i]) for i in top(scores[:, order], history.bool()[:, order], k)[0].tolist() if i >= 0]
         return pd.DataFrame({"item": best, "title": [self.catalogue.titles[i] for i in best], "score": scores[0, best].tolist()})
 
 

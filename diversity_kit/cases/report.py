@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -25,8 +26,22 @@ def sigmoid(z: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(0.5 * np.asarray(z, float)))
 
 
+def _checked(z, y) -> tuple[np.ndarray, np.ndarray]:
+    "(n,) float log-odds and labels 0.0 or 1.0. Raises ValueError for unequal lengths, none, values that are not finite, other labels."
+    try:
+        z, y = np.asarray(z, float), np.asarray(y, float)
+    except (TypeError, ValueError):
+        raise ValueError("z must be numbers and y 0 or 1: number the two classes first") from None
+    if z.shape != y.shape or z.ndim != 1 or not len(z):
+        raise ValueError(f"z {z.shape} and y {y.shape} must be two equally long vectors, not empty")
+    if not np.isfinite(z).all() or not np.isin(y, (0, 1)).all():
+        raise ValueError("z must be finite and y 0 or 1")
+    return z, y
+
+
 def log_loss(z: np.ndarray, y: np.ndarray) -> float:
-    "Mean negative log-likelihood of the labels y (0/1) under log-odds z, in nats."
+    "Mean negative log-likelihood of the labels y (0/1) under log-odds z, in nats. Raises ValueError for unequal lengths, other labels, values that are not finite."
+    z, y = _checked(z, y)
     return float(np.mean(np.logaddexp(0, z) - y * z))
 
 
@@ -184,16 +199,20 @@ def log_odds(config: dict, seed: int) -> dict[str, np.ndarray]:
 def temperature(z: np.ndarray, y: np.ndarray, most: float = 100.0) -> float:
     """T* of (85.1) from log-odds z (n,) and labels y (n,) in {0, 1}: bisection on (85.2), which rises with 1/T. Between 1/most and most.
 
-    Raises ValueError for unequal lengths, other labels, values that are not finite, or log-odds that are all 0. Source: Guo et al. 2017."""
-    z, y = np.asarray(z, float), np.asarray(y, float)
-    if z.shape != y.shape or z.ndim != 1 or not len(z):
-        raise ValueError(f"z {z.shape} and y {y.shape} must be two equally long vectors")
-    if not np.isfinite(z).all() or not np.isin(y, (0, 1)).all():
-        raise ValueError("z must be finite and y 0 or 1")
+    Warns where T* lies at or beyond a bound, which is then returned: 1/most if every row is on its right side (no T is best, and 1/most would
+    make a wrong test row very expensive), most if the model is no better than chance or its log-odds are huge. Raises ValueError for unequal lengths, other labels,
+    values that are not finite, log-odds that are all 0, or most that is not above 1. Source: Guo et al. 2017."""
+    z, y = _checked(z, y)
     if not z.any():
         raise ValueError("all log-odds are 0: no temperature changes them")
+    if not (most > 1 and math.isfinite(most)):
+        raise ValueError(f"most={most!r} must be above 1: T lies between 1/most and most")
     slope = lambda beta: np.mean((sigmoid(beta * z) - y) * z)
     low, high = 1 / most, most
+    if slope(high) <= 0 or slope(low) >= 0:
+        T, why = (low, "these rows set no limit to the model's confidence (all on their right side?)") if slope(high) <= 0 else (high, "the model is no better than chance here, or its log-odds are huge")
+        warnings.warn(f"the temperature stands at its bound {T:g}: {why}. Use more rows, or leave the log-odds as they are", stacklevel=2)
+        return T
     for _ in range(80):
         middle = math.sqrt(low * high)
         low, high = (low, middle) if slope(middle) > 0 else (middle, high)
@@ -203,18 +222,21 @@ def temperature(z: np.ndarray, y: np.ndarray, most: float = 100.0) -> float:
 def reliability(z: np.ndarray, y: np.ndarray, bins: int = 15) -> np.ndarray:
     """(bins, 3): mean confidence, accuracy and number of rows of equally filled bins, for log-odds z and labels y.
 
-    Raises ValueError for fewer rows than bins."""
-    z, y = np.asarray(z, float), np.asarray(y)
-    if len(z) < bins:
-        raise ValueError(f"{len(z)} rows do not fill {bins} bins: use fewer")
+    Rows of equal confidence count with their common accuracy, so that the order of the rows does not matter. Raises ValueError for fewer rows
+    than bins, fewer than 1 bin, unequal lengths, other labels, values that are not finite."""
+    z, y = _checked(z, y)
+    if bins < 1 or len(z) < bins:
+        raise ValueError(f"{len(z)} rows do not fill {bins} bins: use fewer, at least 1")
     p = sigmoid(z)
     confidence, right = np.maximum(p, 1 - p), (z > 0) == (y == 1)
+    _, tie = np.unique(confidence, return_inverse=True)
+    right = (np.bincount(tie, right) / np.bincount(tie))[tie]
     parts = np.array_split(np.argsort(confidence, kind="stable"), bins)
     return np.array([(confidence[i].mean(), right[i].mean(), len(i)) for i in parts])
 
 
 def ece(z: np.ndarray, y: np.ndarray, bins: int = 15) -> float:
-    "Equation (85.3), in points (0 to 100)."
+    "Equation (85.3), in points (0 to 100). Raises as `reliability`."
     c = reliability(z, y, bins)
     return float(100 * np.average(abs(c[:, 0] - c[:, 1]), weights=c[:, 2]))
 
@@ -225,15 +247,25 @@ def ece_floor(z: np.ndarray, bins: int = 15, draws: int = 50, seed: int = 0) -> 
     return float(np.mean([ece(z, rng.random(len(z)) < sigmoid(z), bins) for _ in range(draws)]))
 
 # %% ../../nbs/cases/85_report.ipynb #rp-trial
+def _temperature_or_one(z, y, most: float = 100.0) -> tuple[float, bool]:
+    "(T, True), or (1.0, False) where the rows settle none: log-odds that are all 0 (the majority model on equal classes), or all on their right side."
+    if not z.any():
+        return 1.0, False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        T = temperature(z, y, most)
+    return (T, True) if T > 1 / most else (1.0, False)
+
+
 def trial(config: dict, seed: int) -> dict[str, float]:
     """One model on one set: test accuracy (%), log-loss (nats), temperature fitted on development rows, ECE before and after it and the floor (points).
 
-    config: see `log_odds`."""
+    no_temperature: 1.0 where the development rows settle none (log-odds that are all 0, or all on their right side); T is then 1. config: see `log_odds`."""
     z, held = log_odds(config, seed), held_out(config["data"], config["limit"])
     dev, test = held["validation"].labels, held["test"].labels
-    T = temperature(z["validation"], dev) if z["validation"].any() else 1.0    # equal classes: the majority model says 0 everywhere
+    T, settled = _temperature_or_one(z["validation"], dev)
     out = {"accuracy": 100 * float(np.mean((z["test"] > 0) == test)), "log_loss": log_loss(z["test"], test), "log_loss_scaled": log_loss(z["test"] / T, test), "temperature": T}
-    return out | {"ece": ece(z["test"], test), "ece_scaled": ece(z["test"] / T, test), "ece_floor": ece_floor(z["test"] / T, draws=20)}
+    return out | {"ece": ece(z["test"], test), "ece_scaled": ece(z["test"] / T, test), "ece_floor": ece_floor(z["test"] / T, draws=20), "no_temperature": float(not settled)}
 
 # %% ../../nbs/cases/85_report.ipynb #rp-neighbours
 def worst_errors(z: np.ndarray, rows: Rows, train: Rows, k: int = 5, labels: Sequence[str] = ("negative", "positive")):

@@ -11,9 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.sparse
 import torch
+from scipy.stats import t as student_t
+
+from ..measure.stats import Effect
 
 # %% auto #0
-__all__ = ['ByteTrigrams', 'moore_lewis', 'importance_weights', 'effective_size', 'GroupDRO', 'worst_group']
+__all__ = ['ByteTrigrams', 'moore_lewis', 'importance_weights', 'effective_size', 'GroupDRO', 'worst_group', 'two_way']
 
 # %% ../../nbs/fusion/53_reweight.ipynb #rw-lm-code
 class ByteTrigrams:
@@ -70,8 +73,11 @@ class ByteTrigrams:
 def moore_lewis(pool: Sequence[str], target: Sequence[str], prior: float = 5.0, seed: int = 0) -> np.ndarray:
     """Equation (53.2): bits a byte under the target's model minus under the pool's, (N,); the lowest are most like the target.
 
-    The pool's model of each half comes from the other half, cut to the target's number of bytes. Raises ValueError for fewer than 2 pool
-    texts or an empty target. Source: Moore and Lewis (2010)."""
+    The pool's model of each half comes from the other half, cut to the target's number of bytes. Raises TypeError for one string in place
+    of a list, ValueError for fewer than 2 pool texts or an empty target. Source: Moore and Lewis (2010)."""
+    for name, texts in (("pool", pool), ("target", target)):
+        if isinstance(texts, (str, bytes)):
+            raise TypeError(f"{name} is one {type(texts).__name__}, which would be read letter by letter: give a list of texts")
     if len(pool) < 2 or not len(target):
         raise ValueError(f"moore_lewis needs at least 2 texts in the pool and 1 of the target, got {len(pool)} and {len(target)}")
     lm, n = ByteTrigrams([*pool, *target], prior), len(pool)
@@ -87,13 +93,14 @@ def moore_lewis(pool: Sequence[str], target: Sequence[str], prior: float = 5.0, 
 def importance_weights(pool, target, clip: float = 10.0, C: float = 1.0, folds: int = 5, seed: int = 0) -> np.ndarray:
     """Equation (53.3) by a cross-fitted logistic regression: weights (N,) of the pool's rows, at most `clip` times their mean before, mean 1.
 
-    pool (N, d), target (M, d): features, dense or sparse. Raises ValueError for other shapes, fewer rows than folds, clip below 1."""
+    pool (N, d), target (M, d): features, dense or sparse. Raises ValueError for other shapes, fewer than 2 folds, fewer rows than folds,
+    clip below 1."""
     from sklearn.linear_model import LogisticRegression
     if getattr(pool, "ndim", 0) != 2 or getattr(target, "ndim", 0) != 2 or pool.shape[1] != target.shape[1]:
         raise ValueError(f"features must be (N, d) and (M, d), got {getattr(pool, 'shape', type(pool))} and {getattr(target, 'shape', type(target))}")
     n, m = pool.shape[0], target.shape[0]
-    if min(n, m) < folds or not clip >= 1:
-        raise ValueError(f"{n} pool rows, {m} target rows, {folds} folds, clip={clip!r}: at least a row a fold, and clip 1 or more")
+    if folds < 2 or min(n, m) < folds or not clip >= 1:
+        raise ValueError(f"{n} pool rows, {m} target rows, {folds} folds, clip={clip!r}: at least two folds, a row a fold, and clip 1 or more")
     stack = scipy.sparse.vstack if scipy.sparse.issparse(pool) else np.vstack
     fold, logit = np.random.default_rng(seed).permutation(n) % folds, np.empty(n)
     for k in range(folds):
@@ -119,7 +126,9 @@ class GroupDRO:
 
     weights: (G,) float64, the current q. Each call moves them once; inside torch.no_grad() it does not, so that evaluation leaves no trace.
     eta 0 keeps them equal: the balanced mean, the control of any gain that is credited to the moving weights.
-    Raises ValueError for fewer than 1 group, eta below 0, groups out of range or no whole numbers, shapes that differ, losses that are not finite.
+    Losses in half precision are summed, and returned, in float32.
+    Raises ValueError for fewer than 1 group, eta below 0, groups out of range or no whole numbers, shapes that differ, losses that are not finite;
+    TypeError for anything but tensors.
     Source: Sagawa et al. (2020), algorithm 1."""
 
     def __init__(self, groups: int, eta: float = 0.01):
@@ -128,7 +137,9 @@ class GroupDRO:
         self.eta, self.weights = float(eta), torch.full((groups,), 1 / groups, dtype=torch.float64)
 
     def group_losses(self, losses: torch.Tensor, group: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        "(mean loss of each group, rows of each group), both (G,); 0 for a group without rows."
+        "(mean loss of each group, rows of each group as int64), both (G,); 0 for a group without rows."
+        if not (isinstance(losses, torch.Tensor) and isinstance(group, torch.Tensor)):
+            raise TypeError(f"losses and group must be torch tensors, got {type(losses).__name__} and {type(group).__name__}: torch.as_tensor makes one")
         if losses.shape != group.shape or losses.dim() != 1 or not len(losses):
             raise ValueError(f"losses {tuple(losses.shape)} and group {tuple(group.shape)} must be vectors of one length, not empty")
         if group.is_floating_point() or group.is_complex() or group.dtype == torch.bool:
@@ -136,7 +147,8 @@ class GroupDRO:
         g, group = len(self.weights), group.to(losses.device, torch.int64)
         if group.min() < 0 or group.max() >= g:
             raise ValueError(f"groups run from 0 to {g - 1}, got {int(group.min())} to {int(group.max())}")
-        rows = torch.zeros(g, dtype=losses.dtype, device=losses.device).index_add(0, group, torch.ones_like(losses))
+        losses = losses.to(torch.promote_types(losses.dtype, torch.float32))     # bfloat16 cannot count beyond 256
+        rows = torch.zeros(g, dtype=torch.int64, device=losses.device).index_add(0, group, torch.ones_like(group))
         sums = torch.zeros(g, dtype=losses.dtype, device=losses.device).index_add(0, group, losses)
         return sums / rows.clamp(min=1), rows
 
@@ -151,8 +163,27 @@ class GroupDRO:
 
 
 def worst_group(correct, group) -> float:
-    "Accuracy of the group with the lowest, in percent. correct (n,) of 0/1, group (n,). Raises ValueError for empty or unequal vectors."
+    "Accuracy of the group with the lowest, in percent. correct (n,) of 0/1, group (n,). Raises ValueError for empty or unequal vectors and for values other than 0 and 1 (NaN too)."
     correct, group = np.asarray(correct, float), np.asarray(group)
     if correct.shape != group.shape or correct.ndim != 1 or not len(correct):
         raise ValueError(f"correct {correct.shape} and group {group.shape} must be vectors of one length, not empty")
+    if len(bad := np.flatnonzero(~np.isin(correct, (0, 1)))):
+        raise ValueError(f"correct[{bad[0]}] is {correct[bad[0]]:g}: 1 for a right answer, 0 for a wrong one")
     return 100 * min(float(correct[group == g].mean()) for g in np.unique(group))
+
+# %% ../../nbs/fusion/53_reweight.ipynb #rw-two-code
+def two_way(differences, without, level: float = 0.95) -> Effect:
+    """Equation (53.6): mean of the paired differences (S,) with an interval that covers the seeds and the test rows, `n` = S.
+
+    without (K,): the same mean when block k of the test rows is left out. Raises ValueError for fewer than 2 seeds or blocks, values that are
+    not finite, a level outside (0, 1). Source: Efron and Stein (1981) for the jackknife."""
+    d, w = np.asarray(differences, float), np.asarray(without, float)
+    if d.ndim != 1 or w.ndim != 1 or min(len(d), len(w)) < 2 or not (np.isfinite(d).all() and np.isfinite(w).all()):
+        raise ValueError(f"differences {d.shape} and without {w.shape} must be vectors of at least 2 finite numbers")
+    if not 0 < level < 1:
+        raise ValueError(f"level={level!r} must lie between 0 and 1")
+    mean, freedom = float(d.mean()), min(len(d), len(w)) - 1
+    error = math.sqrt(d.var(ddof=1) / len(d) + (len(w) - 1) * w.var())
+    half = float(student_t.ppf((1 + level) / 2, freedom)) * error
+    p = 2 * float(student_t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
+    return Effect(mean, mean - half, mean + half, len(d), p, level, "t over seeds and test rows")

@@ -204,6 +204,9 @@ def test_cramers_v_golden():
     plain = association(crosstab(a, b).count, method="cramer")
     assert abs(au.cramers_v(a, b) - plain) < .02 and au.cramers_v(a, a) > .999 and au.cramers_v(a, np.zeros(500)) == 0
     assert au.cramers_v(rng.integers(0, 9, 300), rng.integers(0, 9, 300)) < .1
+    assert au.cramers_v([], []) == 0 and au.cramers_v([1, 2, 3], [1, 2, 3]) == 0
+    with pytest.raises(ValueError, match="2 and 1 values"):
+        au.cramers_v([1, 2], [1])
 
 
 # ------------------------------------------------------------------------------------------------------------ personal data
@@ -215,7 +218,10 @@ def test_checksums():
 
 @pytest.mark.parametrize("text, kinds", [
     ("write to ann.lee@example.org now", ["e-mail"]), ("4111 1111 1111 1111", ["card number"]), ("4111 1111 1111 1112", []), ("from 192.0.2.17.", ["IP address"]),
-    ("version 1.2.3.400", []), ("127.0.0.1", []), ("call +49 30 1234567", ["telephone"]), ("手机13812345678。", []), ("tel 13812345678 ok", ["telephone"]), ("in 1999-2000 and 2020-11-26", []),
+    ("version 1.2.3.400", []), ("127.0.0.1", []), ("call +49 30 1234567", ["telephone"]), ("手机13812345678。", ["telephone"]), ("电话13812345678", ["telephone"]), ("13812345678请联系", ["telephone"]), ("请联系13812345678。", ["telephone"]),
+    ("邮箱li@example.org", ["e-mail"]), ("发到li@example.org谢谢", ["e-mail"]), ("メールはli@example.orgまで", ["e-mail"]), ("010-1234-5678로 전화", ["telephone"]), ("銀行卡4111111111111111號", ["card number"]),
+    ("+86 138 1234 5678", ["telephone"]), ("电话+86 138 1234 5678。", ["telephone"]), ("订单138123456789012", []), ("a13812345678", []), ("é13812345678", []), ("13812345678b", []), ("2024年11月26日", []),
+    ("tel 13812345678 ok", ["telephone"]), ("in 1999-2000 and 2020-11-26", []),
     ("IBAN DE89 3704 0044 0532 0130 00", ["IBAN"]), ("IBAN DE89 3704 0044 0532 0130 01", []), ("a@b", []), ("1234567890", [])])
 def test_pii(text, kinds):
     assert [k for k, _ in find_pii(text)] == kinds
@@ -421,6 +427,36 @@ def test_fix_drops_only_what_is_safe(tmp_path):
     with pytest.raises(ValueError, match="endings"):
         fix(tmp_path / "a.csv", tmp_path / "a.xlsx")
     assert cli.main(["audit", str(tmp_path / "a.csv"), "--fix", str(tmp_path / "a.csv")]) == 2 and (tmp_path / "a.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize("table", [
+    {"question": ["How are you?", "How are you?", "What is AI?"], "answer": ["fine", "could be better", "a field"]}, {"text": ["good film", "good film", "bad"], "score": [.91, .12, .4]},
+    {"text": ["good film"] * 2, "label": ["pos", "neg"]}, {"text": ["good film"] * 2, "stars": [1, 2]}, {"text": ["a b"] * 30, "price": [3 * i for i in range(30)]}, {"text": ["a b"] * 2, "id": [.25, .75]},
+    {"text": ["a b"] * 2, "id": ["yes it is", "no it is not"]}, {"text": ["a b"] * 30, "time": range(30)}, {"text": ["a b"] * 30, "source": range(30)}, {"text": ["a b"] * 2, "user_id": ["u1", "u2"]}, {"text": ["a b"] * 2, "note": ["", "x"]}])
+def test_a_column_that_may_be_what_the_row_is_for_is_no_identifier(tmp_path, table):
+    n = len(next(iter(table.values())))
+    assert fix(pd.DataFrame(table), tmp_path / "o.csv") == {"rows": n}
+    pd.DataFrame(table).to_csv(tmp_path / "i.csv", index=False)
+    assert fix(tmp_path / "i.csv", tmp_path / "o.csv") == {"rows": n}
+
+
+@pytest.mark.parametrize("name, values", [("id", [7, 3, 5]), ("ID", ["a1", "b2", "c3"]), ("review_id", [9., 8., 7.]), ("编号", ["甲1", "甲2", "甲3"]), ("key", [f"{i:08x}-0000-4000-8000-00000000000{i}" for i in range(3)]),
+                                          ("Unnamed: 0", [0, 4, 9]), ("nr", range(5, 35))])
+def test_a_column_that_only_names_the_row_is_an_identifier(tmp_path, name, values):
+    d = pd.DataFrame({name: list(values), "text": ["a film"] * len(values)})
+    assert fix(d, tmp_path / "o.csv") == {"rows": 1, "equal to an earlier row": len(values) - 1}
+    d.to_csv(tmp_path / "i.csv", index=False)
+    assert fix(tmp_path / "i.csv", tmp_path / "o.csv")["rows"] == 1
+
+
+def test_one_string_and_no_table_are_refused():
+    for a, b in (("abc", ["abc"]), (["abc"], "abc"), (b"abc", ["abc"])):
+        with pytest.raises(TypeError, match="put it into a list"):
+            au.short_copies(a, b)
+    for bad in (None, 5, b"text"):
+        with pytest.raises(Unreadable, match="is no table"):
+            audit(bad)
+    assert audit([None, "a film"]).roles["text"] == "text"
 
 
 def test_every_kept_row_is_kept():

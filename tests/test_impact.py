@@ -152,6 +152,28 @@ def test_refuted_needs_holm_as_supported_does():
     assert one.verdict == "refuted" and one.p_holm < .02 and many.p_holm > .05 and many.verdict == "inconclusive" and "hint" in many.reading and "hint" not in one.reading
 
 
+@pytest.mark.parametrize("mean, margin, verdict, below, says", [(.3, 1., "supported", True, "not worth it: the sign is sure, but the +0.3 points"), (-.3, 1., "refuted", True, "not worth it: the sign is sure, but the -0.3 points"),
+                                                                (.3, .1, "supported", False, "do it: +0.3 points"), (3., 1., "supported", False, "do it: +3.0"), (1., 1., "supported", False, "do it: +1.0")])
+def test_a_sure_effect_below_the_margin_is_not_worth_it(mean, margin, verdict, below, says):
+    d = np.random.default_rng(0).normal(0, .05, 20)
+    d += mean - d.mean()
+    got = {s.name: s for s in im._verdicts([(n, "q", d, d, (1, 1)) for n in ("copies removed", "random split", "twice the rows", "placebo")], "macro_f1", 1 / 3, margin)}
+    s = got["copies removed"]
+    assert (s.verdict, s.below_margin) == (verdict, below) and s.reading.startswith(says) and s.told == verdict + ", below the margin" * below
+    for name in ("random split", "twice the rows"):
+        assert ("less than the margin" in got[name].reading) == below
+    assert got["placebo"].reading == "this is what nothing looks like"
+
+
+def test_tables_word_it_as_the_ledger_does():
+    from dataclasses import replace
+    r = impact(rows(120), resamples=10, steps=("placebo", "augmented"))
+    d = np.random.default_rng(0).normal(.3, .05, 20)
+    r = replace(r, steps=im._verdicts([("augmented", "q", d, d, (1, 1))], "macro_f1", 1 / 3, 1.))
+    assert "supported, below the margin" in r.summary() and "supported, below the margin" in r.to_html() and r.to_pandas().verdict.tolist() == ["supported, below the margin"]
+    assert json.loads(r.to_json())["steps"][0]["below_margin"] is True
+
+
 def test_the_floor_is_what_four_of_five_runs_see_and_a_smaller_effect_is_seen_less_often():
     from diversity_kit.measure.stats import power
     d = np.random.default_rng(0).normal(0, 1, 20)
@@ -192,6 +214,15 @@ def test_a_large_table_is_cut_by_whole_groups():
     assert 290 <= r.shape["rows"] <= 300 and r.shape["copies"] == r.shape["rows"] / 2 and "cut to whole groups" in r.summary()
 
 
+def test_rows_without_a_group_are_cut_one_by_one():
+    d = rows(600)
+    for seed in range(4):
+        r = impact(d.assign(user=[None if i % 2 else f"u{i}" for i in range(600)]), group="user", resamples=10, limit=200, steps=("placebo",), seed=seed)
+        assert r.shape["rows"] == 200
+    r = impact(pd.concat([d] * 2, ignore_index=True).assign(user=[None] * 600 + [f"u{i // 3}" for i in range(600)]), group="user", resamples=10, limit=300, steps=("placebo",))
+    assert 295 <= r.shape["rows"] <= 300
+
+
 # ------------------------------------------------------------------------------------------------------------ what it must survive
 
 @pytest.mark.parametrize("frame, more, says", [
@@ -199,7 +230,8 @@ def test_a_large_table_is_cut_by_whole_groups():
     (rows(120).assign(label="one"), {}, "1 class .*nothing to learn"), (rows(60), {}, "at least 100"), (rows(120).assign(label=None), {}, "0 class"),
     (rows(120).assign(label=[f"k{i}" for i in range(120)]), {}, "120 different values"), (rows(120), {"group": "user"}, "no column 'user' for --group"),
     (rows(120).assign(user=[i % 3 for i in range(120)]), {"group": "user"}, "too few for 4 folds"), (rows(120), {"label": "text", "text": "text"}, "text and label at once"),
-    (rows(120), {"resamples": 5}, "resamples >= 10"), (rows(120), {"metric": "f2"}, "metric"), (rows(120), {"steps": ("blanced",)}, "unknown step")])
+    (rows(120), {"resamples": 5}, "resamples >= 10"), (rows(120), {"metric": "f2"}, "metric"), (rows(120), {"steps": ("blanced",)}, "unknown step"),
+    (rows(120), {"steps": "placebo"}, r"one name: put it into a list, \['placebo'\]"), (rows(120), {"resamples": 10.5}, "whole numbers, got 10.5"), (rows(120), {"limit": 200.}, "whole numbers")])
 def test_faults_are_named(frame, more, says):
     with pytest.raises(ValueError, match=says):
         impact(frame, **more)

@@ -80,11 +80,36 @@ def test_the_same_model_is_the_same_bytes_and_another_is_not(saved, model, tmp_p
 
 @pytest.mark.parametrize("change, words", [
     ({"labels": ["no"]}, "must be 2 different names"), ({"labels": ["no", "no"]}, "must be 2 different names"), ({"labels": ["no", " "]}, "must be 2 different names"),
-    ({"labels": [0, 1]}, "must be 2 different names"), ({"temperature": 0}, "temperature=0"), ({"temperature": float("nan")}, "temperature=nan"), ({"max_length": 41}, "model's 40 positions"), ({"max_length": 2}, "between 3")])
+    ({"labels": [0, 1]}, "must be 2 different names"), ({"temperature": 0}, "temperature=0"), ({"temperature": float("nan")}, "temperature=nan"), ({"temperature": 1e-320}, "temperature=1e-320"), ({"temperature": 9e-4}, "at least 0.001"), ({"max_length": 41}, "model's 40 positions"), ({"max_length": 2}, "between 3")])
 def test_what_does_not_fit_is_not_saved(model, tmp_path, change, words):
     with pytest.raises(ValueError, match=words):
         serve.save(*model, **{"labels": ["no", "yes"], "folder": tmp_path / "m", "max_length": 16} | change)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("classes, kind, words", [(2, "multi_label_classification", "problem_type='multi_label_classification'"), (2, "regression", "problem_type='regression'"), (1, "regression", "problem_type='regression'"),
+                                                  (1, None, "the model has 1 output")])
+def test_what_does_not_choose_one_class_is_refused(saved, tmp_path, classes, kind, words):
+    one, tokenizer = make(classes=classes)
+    one.config.problem_type = kind
+    with pytest.raises(ValueError, match=words):
+        serve.save(one, tokenizer, ["no", "yes"][:classes], tmp_path / "m", max_length=16)
+    assert not list(tmp_path.iterdir())
+    config = json.loads((saved / "config.json").read_text())
+    names = {"id2label": {"0": "no"}, "label2id": {"no": 0}} if classes == 1 else {}
+    folder = copy(saved, tmp_path / "n")
+    (folder / "config.json").write_text(json.dumps(config | {"problem_type": kind} | names))
+    told = json.loads((folder / serve.MANIFEST).read_text())
+    told |= {"labels": ["no", "yes"][:classes], "files": told["files"] | {"config.json": serve.kit.sha256_of(folder / "config.json")}}
+    (folder / serve.MANIFEST).write_text(json.dumps(told))
+    with pytest.raises(ValueError, match=words):
+        serve.verify(folder)
+
+
+def test_a_model_that_chooses_one_class_may_say_so(tmp_path):
+    one, tokenizer = make()
+    one.config.problem_type = "single_label_classification"
+    assert serve.verify(serve.save(one, tokenizer, ["no", "yes"], tmp_path / "m", max_length=16))["labels"] == ["no", "yes"]
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
@@ -251,7 +276,7 @@ def test_a_file_that_was_not_saved_with_it_is_refused(saved, tmp_path, name):
 
 
 @pytest.mark.parametrize("change, words", [
-    ({"temperature": 0.}, "temperature=0.0 must be"), ({"temperature": -1.}, "temperature=-1.0"), ({"temperature": "1"}, "temperature='1'"), ({"temperature": float("nan")}, "temperature=nan"), ({"temperature": True}, "temperature=True"),
+    ({"temperature": 0.}, "temperature=0.0 must be"), ({"temperature": -1.}, "temperature=-1.0"), ({"temperature": "1"}, "temperature='1'"), ({"temperature": float("nan")}, "temperature=nan"), ({"temperature": True}, "temperature=True"), ({"temperature": 1e-5}, "temperature=1e-05"),
     ({"max_length": 500}, "model's 40 positions"), ({"max_length": 16.5}, "max_length=16.5"), ({"max_length": 2}, "max_length=2"), ({"labels": ["yes", "no"]}, r"calls the classes \['yes', 'no'\]"), ({"labels": ["a", "b", "c"]}, "2 different names"),
     ({"labels": "no"}, "2 different names"), ({"labels": None}, "2 different names"), ({"files": {}}, "holds config.json, which was not saved")])
 def test_a_manifest_must_fit_its_model(saved, tmp_path, change, words):
@@ -512,6 +537,14 @@ def test_a_file_keeps_its_records_and_order(saved, predictor, tmp_path, capsys):
     again = [json.loads(x) for x in gzip.open(tmp_path / "again.jsonl.gz", "rt")]
     plain = lambda rs: [{k: v for k, v in r.items() if k != "probability"} for r in rs]
     assert sum(counts.values()) == 27 and plain(again) == plain(rows) and np.allclose([r["probability"] for r in again], [r["probability"] for r in rows], atol=2e-6)
+
+
+@pytest.mark.parametrize("rows", [0, -1, 2.5])
+def test_a_file_needs_at_least_one_row_at_a_time(predictor, tmp_path, rows):
+    (tmp_path / "in.jsonl").write_text('{"text": "good"}\n')
+    with pytest.raises(ValueError, match=f"rows={rows} must be"):
+        serve.predict_file(predictor, tmp_path / "in.jsonl", tmp_path / "out.jsonl", rows=rows)
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 @pytest.mark.parametrize("text, words", [('{"id": 1, "text": "good"}\n{"id": 2, "text": " "}\n', "in.jsonl:2: the text is empty"), ('{"id": 1, "text": "good", "predicted": 1}\n', "has a field 'predicted'"), ('{"id": 1}\n', "in.jsonl:1"), ("no\n", "in.jsonl:1")])

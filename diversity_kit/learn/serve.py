@@ -26,27 +26,37 @@ import torch
 from .. import kit
 
 # %% auto #0
-__all__ = ['MANIFEST', 'CODE', 'save', 'verify', 'Prediction', 'Predictor', 'app', 'run', 'predict_file']
+__all__ = ['MANIFEST', 'CODE', 'COLDEST', 'save', 'verify', 'Prediction', 'Predictor', 'app', 'run', 'predict_file']
 
 # %% ../../nbs/learn/66_serve.ipynb #sv-save
 MANIFEST = "diversity_kit.json"
 CODE = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".py", ".so")
+COLDEST = 1e-3                                                            # lowest temperature
 
 
 def _fitting(labels, temperature, max_length, classes: int, room: int | None) -> None:
     "What `save` asks of its arguments and `verify` of a manifest."
+    if classes < 2:
+        raise ValueError(f"the model has {classes} output: a softmax over it is 1 for every text. Two classes are needed; a regression model is no classifier")
     if not isinstance(labels, Sequence) or isinstance(labels, str) or not all(isinstance(v, str) and v.strip() for v in labels) or len(labels) != classes or len(set(labels)) < classes:
         raise ValueError(f"labels {list(labels) if isinstance(labels, Sequence) else labels!r} must be {classes} different names, in the order of the model's classes")
-    if isinstance(temperature, bool) or not (isinstance(temperature, Real) and math.isfinite(temperature) and temperature > 0):
-        raise ValueError(f"temperature={temperature!r} must be a positive number")
+    if isinstance(temperature, bool) or not (isinstance(temperature, Real) and math.isfinite(temperature) and temperature >= COLDEST):
+        raise ValueError(f"temperature={temperature!r} must be a positive number, at least {COLDEST:g}: below it every probability is 0 or 1, or overflows")
     if isinstance(max_length, bool) or not isinstance(max_length, Integral) or not 3 <= max_length <= (room or max_length):
         raise ValueError(f"max_length={max_length!r} must be a whole number between 3 and the model's {room} positions")
+
+
+def _one_of(problem_type: str | None) -> None:
+    "ValueError for a config.json whose model does not choose one class of several: its logits do not belong into a softmax."
+    if problem_type not in (None, "single_label_classification"):
+        raise ValueError(f"problem_type={problem_type!r} in the model's config: probabilities here are a softmax, for one class of several that exclude each other (None or 'single_label_classification')")
 
 
 def _checked(model, tokenizer, labels, temperature, max_length) -> None:
     from transformers import PreTrainedModel
     if not isinstance(model, PreTrainedModel):
         raise ValueError(f"a {type(model).__name__} is no model of transformers, which could load it again: merge what was put in first (merge_and_unload() of the peft library, learn.peft.merge(model, unwrap=True) here)")
+    _one_of(getattr(model.config, "problem_type", None))
     _fitting(labels, temperature, max_length, model.config.num_labels, getattr(model.config, "max_position_embeddings", None))
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, the model {model.get_input_embeddings().num_embeddings}: they do not belong together")
@@ -120,7 +130,7 @@ def save(model, tokenizer, labels: Sequence[str], folder: str | Path, temperatur
     labels: (C,) names in the order of the classes; temperature: T of softmax(z / T); max_length: tokens a text is cut to; card: rows of the model card, such as
     {"data": "...", "test accuracy": "81.2 % [79.4, 82.9]", "license": "apache-2.0"}. The folder appears complete or not at all.
     What was written is loaded again, and its logits compared with the model's, before it gets its name; a folder that it replaces stays until then.
-    Raises ValueError for labels, temperature, length or tokenizer that do not fit, weights that are not finite, a model that plain transformers does not load as the same, and a target that is no such folder."""
+    Raises ValueError for labels, temperature, length or tokenizer that do not fit, a model that does not choose one class of several (regression, several labels at once), weights that are not finite, a model that plain transformers does not load as the same, and a target that is no such folder."""
     folder = Path(folder)
     _checked(model, tokenizer, labels, temperature, max_length)
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
@@ -184,6 +194,7 @@ def verify(folder: str | Path) -> dict:
         raise ValueError(f"{folder / MANIFEST} names no {lost[0]}, so nothing vouches for it: save the model again")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        _one_of(config.get("problem_type"))
         named = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
         _fitting(*rest, len(named), config.get("max_position_embeddings"))
     except (KeyError, TypeError, ValueError) as e:
@@ -417,10 +428,12 @@ def run(folder: str | Path, host: str = "127.0.0.1", port: int = 8000, **limits)
 def predict_file(predictor: Predictor, source: str | Path, output: str | Path, rows: int = 1024) -> dict[str, int]:
     """Answer every record of a JSON Lines file (field `text`; .jsonl or .jsonl.gz): records with `predicted`, `probability` and `truncated` added, in the same order.
 
-    Returns how many of each label. The output appears whole or not at all. Raises ValueError, naming file:line, for a record without a text or with an empty
+    Returns how many of each label. rows: records answered together, >= 1. The output appears whole or not at all. Raises ValueError, naming file:line, for a record without a text or with an empty
     one, and for fields of these names that are there already."""
     import gzip
     from diversity_kit.data.shards import _dump, read_records
+    if not isinstance(rows, Integral) or rows < 1:
+        raise ValueError(f"rows={rows!r} must be a whole number, at least 1")
     source, output = Path(source), Path(output)
     if source.resolve() == output.resolve():
         raise ValueError("IN and OUT are the same file: what was read would be written over")

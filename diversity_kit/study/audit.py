@@ -380,8 +380,11 @@ def _as_table(data, name: str | None = None) -> Table:
     elif isinstance(data, pd.DataFrame):
         frame = data.reset_index(drop=True)
     else:
+        if not isinstance(data, Iterable) or isinstance(data, (bytes, bytearray)):
+            raise Unreadable(f"a {type(data).__name__} is no table: give a path, a DataFrame, a Dataset, a list of rows (mappings) or a list of texts")
         data = data if isinstance(data, Mapping) else list(data)
-        frame = pd.DataFrame({"text": data} if data and isinstance(data, list) and isinstance(data[0], str) else data)
+        texts = isinstance(data, list) and any(isinstance(v, str) for v in data) and all(v is None or isinstance(v, str) for v in data)
+        frame = pd.DataFrame({"text": data} if texts else data)
     if not len(frame) or not len(frame.columns):
         raise Unreadable("the data has no columns" if len(frame) else "the data has no rows")
     frame = frame.set_axis([str(c) for c in frame.columns], axis=1)
@@ -750,10 +753,13 @@ def short_copies(test: Sequence[str], train: Sequence[str], threshold: float = _
     """(N,) bool: test rows of fewer than 8 n-grams (chapter 33) that have a near copy in train, J (33.1) >= threshold; exact.
 
     A training row of p n-grams and a test row of s can reach it only if p lies between threshold s and s / threshold, with threshold (s + p) / (1 + threshold) n-grams in common: one
-    containment search (chapter 34) for each pair of sizes. Raises ValueError for a threshold outside (0, 1]."""
+    containment search (chapter 34) for each pair of sizes. Raises ValueError for a threshold outside (0, 1], TypeError for one string in place of a list."""
     from diversity_kit.data.leakage import containment
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must be in (0, 1], got {threshold}")
+    for name, texts in (("test", test), ("train", train)):
+        if isinstance(texts, (str, bytes)):
+            raise TypeError(f"{name} is one {type(texts).__name__}, its characters would be compared as texts: put it into a list")
     test, train = list(test), list(train)
     size, other, out = _sizes(test), _sizes(train), np.zeros(len(test), bool)
     for s in range(1, _FEW):
@@ -844,11 +850,16 @@ def _suspects(y, p) -> tuple[list[tuple[int, int]], str]:
 
 # %% ../../nbs/study/74_audit.ipynb #f8e84e81
 def cramers_v(a: Sequence, b: Sequence) -> float:
-    "Equation (74.2): Cramér's V in [0, 1], bias-corrected (Bergsma 2013): how far one column of names tells the other; 0 for fewer than two values."
+    """Equation (74.2): Cramér's V in [0, 1], bias-corrected (Bergsma 2013): how far one column of names tells the other.
+
+    0 for fewer than two values, and where nothing is left after the correction (as many values as rows: such columns agree by chance). Raises ValueError for columns of unequal length."""
+    if len(a) != len(b):
+        raise ValueError(f"the columns have {len(a):,} and {len(b):,} values: one of each a row is needed")
     x, y = (np.unique(np.asarray(v, dtype=str), return_inverse=True)[1] for v in (a, b))
-    r, k, n = x.max() + 1, y.max() + 1, len(x)
-    if min(r, k) < 2 or n < 3:
+    n = len(x)
+    if n < 3 or min(x.max(), y.max()) < 1:
         return 0.
+    r, k = x.max() + 1, y.max() + 1
     table = np.bincount(x * k + y, minlength=r * k).reshape(r, k)
     want = table.sum(1, keepdims=True) * table.sum(0) / n
     phi = max(0., float(((table - want) ** 2 / want).sum()) / n - (k - 1) * (r - 1) / (n - 1))
@@ -946,13 +957,15 @@ def _phone(number: str) -> bool:
     return 8 <= digits <= 15 and (number.startswith("+") or "(" in number or bool(re.fullmatch(r"1[3-9]\d{9}|\d{3}[ .-]\d{3,4}[ .-]\d{4}", number)))
 
 
+_JOINED = r"\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"      # Han, kana and Hangul are written up to a number without a blank
+_NO_WORD = rf"[^\W{_JOINED}]"                                      # a character of a word of any other script
 #: what -> (pattern, check of a match)
 PII: dict[str, tuple[re.Pattern, Callable[[str], bool]]] = {
-    "e-mail": (re.compile(r"(?<![\w.+-])[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.)+[A-Za-z]{2,24}(?![\w-])"), lambda m: ".." not in m),
-    "card number": (re.compile(r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d-])"), luhn),
+    "e-mail": (re.compile(rf"(?<!{_NO_WORD})(?<![.+-])[A-Za-z0-9._%+-]{{1,64}}@(?:[A-Za-z0-9-]{{1,63}}\.)+[A-Za-z]{{2,24}}(?!{_NO_WORD}|-)"), lambda m: ".." not in m),
+    "card number": (re.compile(r"(?<![\d.+-])\d(?:[ -]?\d){12,18}(?![\d-])"), luhn),
     "IBAN": (re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?(?![A-Za-z0-9])"), iban),
     "IP address": (re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?!\.?\d)"), _address),
-    "telephone": (re.compile(r"(?<![\w.+-])(?:\+\d{1,3}[ .-]?)?(?:\(\d{2,5}\)[ .-]?)?\d{2,4}(?:[ .-]?\d{2,4}){1,4}(?![\w-])"), _phone)}
+    "telephone": (re.compile(rf"(?<!{_NO_WORD})(?<![.+-])(?:\+\d{{1,3}}[ .-]?)?(?:\(\d{{2,5}}\)[ .-]?)?\d{{2,4}}(?:[ .-]?\d{{2,4}}){{1,4}}(?!{_NO_WORD}|-)"), _phone)}
 
 
 def find_pii(text: str) -> list[tuple[str, str]]:
@@ -1193,7 +1206,7 @@ def audit(data, text: str | None = None, label: str | None = None, split: str | 
 # %% ../../nbs/study/74_audit.ipynb #86107fa5
 def safe_drops(frame, roles: Mapping[str, str | None]) -> list[dict]:
     """What can go without judgement, in this order: rows without text; train rows whose text equals that of a row of another split; rows equal to an
-    earlier one in every column that is no identifier. Returns row, rule and the kept row (None for empty ones), by row."""
+    earlier one in every column that does not merely name the row (`_identifies`). Returns row, rule and the kept row (None for empty ones), by row."""
     d = _Data(frame, dict(roles), 0, np.random.default_rng(0))
     text = same_text(_Texts(frame[roles["text"]])).tolist()
     out = {i: {"row": i, "rule": "no text", "kept": None} for i, k in enumerate(text) if k < 0}
@@ -1206,19 +1219,39 @@ def safe_drops(frame, roles: Mapping[str, str | None]) -> list[dict]:
                 held.setdefault(k, i)
         out |= {i: {"row": i, "rule": f"train copy of a {kind[held[k]]} row", "kept": held[k]} for i, k in enumerate(text) if k >= 0 and kind[i] == "train" and k in held}
     first = {}
-    for i, row in enumerate(_row_numbers(frame, roles["text"]).tolist()):
+    for i, row in enumerate(_row_numbers(frame, {c for c in roles.values() if c is not None}).tolist()):
         if i not in out and (kept := first.setdefault(row, i)) != i:
             out[i] = {"row": i, "rule": "equal to an earlier row", "kept": kept}
     return [out[i] for i in sorted(out)]
 
 
-def _row_numbers(frame, text: str) -> np.ndarray:
-    "(N,) equal numbers for rows that are equal in the text and in every column where a value comes twice: a column at a time, so that no second copy of the table is made."
+_ROW_ID = re.compile(r"(?:(?:row|line|record|sample|example|item|text|sentence|review|comment|tweet|post|message|doc|document|article|unique)[\s_.-]?)?(?:id|ids|idx|uuid|guid)"
+                     r"|index|row|row[\s_.-]?(?:nr|no|number)|unnamed: \d+|column \d+|编号|序号|行号", re.I)
+_UUID = re.compile(r"[0-9a-f]{8}-?(?:[0-9a-f]{4}-?){3}[0-9a-f]{12}", re.I)
+_COUNTED = 20                                                     # fewest rows that count up by one, before a column without such a name is a running number
+
+
+def _identifies(name: str, values: Sequence[str]) -> bool:
+    """Whether a column whose values all differ merely names its row: UUIDs, a running number (up by one from row to row), or a column called id, row_id, index, 编号 ... that holds
+    no text (blanks, more than 64 characters) and no decimal fractions. Anything else that differs from row to row (an answer, a score, a user) may be what the row is there for."""
+    if all(_UUID.fullmatch(v) for v in values):
+        return True
+    whole = [int(v.removesuffix(".0")) for v in values if re.fullmatch(r"-?\d{1,18}(?:\.0)?", v, re.A)]
+    if len(whole) == len(values) >= _COUNTED and set(np.diff(whole).tolist()) == {1}:
+        return True
+    named = _ROW_ID.fullmatch(str(name).strip())
+    if named and named[0].lower().startswith(("unnamed", "column ")):                          # a header without a name: what to_csv writes over its index
+        return len(whole) == len(values) and min(np.diff(whole), default=1) > 0
+    return bool(named) and not any(re.search(r"\s", v) or len(v) > 64 or re.fullmatch(r"[-+]?\d*\.\d*[1-9]\d*(?:e[-+]?\d+)?", v, re.I | re.A) for v in values)
+
+
+def _row_numbers(frame, played: set[str]) -> np.ndarray:
+    "(N,) equal numbers for rows that are equal in every column that plays a role or does not merely name the row: a column at a time, so that no second copy of the table is made."
     import pandas as pd
     number = np.zeros(len(frame), np.int64)
     for c in frame.columns:
         codes, values = pd.factorize(np.array([_plain(v, False).strip() for v in frame[c]], dtype=object))
-        if c == text or len(values) < len(codes):
+        if c in played or len(values) < len(codes) or not _identifies(c, values):
             number = pd.factorize(number * len(values) + codes)[0]
     return number
 

@@ -5,6 +5,7 @@
 # %% ../../nbs/augment/46_translation.ipynb #t46imports
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -385,10 +386,11 @@ class Command:
         try:
             out, err = process.communicate(lines.encode("utf-8", "replace"), self.timeout)
         except subprocess.TimeoutExpired:
+            _stop(process)
             raise TranslatorFailed(f"{self.command[0]} gave no answer in {self.timeout:g} s and was stopped") from None
-        finally:
-            if process.poll() is None:                               # hung, or the caller was interrupted
-                _stop(process)
+        except BaseException:                                        # the caller was interrupted
+            _stop(process)
+            raise
         if process.returncode:
             raise TranslatorFailed(f"{self.command[0]} ended with code {process.returncode}: {err.decode('utf-8', 'replace').strip()[:200]}")
         got = out.decode("utf-8", "replace").split("\n")             # bytes: read as text, a lone carriage return would count as a line break
@@ -396,9 +398,10 @@ class Command:
 
 
 def _stop(process: subprocess.Popen) -> None:
-    "Stop a program and what it has started: a shell script's pipeline would go on without it."
+    "Stop a program and what it has started, also where it has ended itself: a shell script's pipeline would go on without it."
     if hasattr(os, "killpg"):
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     else:
         process.kill()
     process.communicate()
@@ -585,9 +588,8 @@ class Noise(Transform):
 def _held(words: Words) -> np.ndarray:
     "(W,) bool: the words that lie in a placeholder of their text."
     held = np.zeros(len(words.start), bool)
-    for text, offset in zip(words.texts, words.offset.tolist()):
-        for m in _PLACEHOLDER.finditer(text):
-            held[np.searchsorted(words.start, offset + m.start()):np.searchsorted(words.start, offset + m.end())] = True
+    for m in _PLACEHOLDER.finditer(words.joined):                    # none reaches over the line break between two texts
+        held[slice(*np.searchsorted(words.start, m.span()))] = True
     return held
 
 # %% ../../nbs/augment/46_translation.ipynb #t46bt

@@ -386,7 +386,8 @@ class Experiment:
     def _tell_of_older(self, todo) -> None:
         "Leave a mark for `python3 kit run` if trials of an earlier process are used: the minutes of such a run are not what the chapter costs."
         if note := os.environ.get("DIVERSITY_KIT_PROGRESS"):
-            known = [self.path(a, s) for a in self.arms for s in self.seeds if (a, s) not in set(todo)]
+            missing = set(todo)
+            known = (self.path(a, s) for a in self.arms for s in self.seeds if (a, s) not in missing)
             if any(p.is_file() and p.stat().st_mtime < _START for p in known):
                 Path(note).with_suffix(".older").touch()
 

@@ -17,8 +17,8 @@ from scipy.stats import binom, chi2, nct
 from scipy.stats import t as student_t
 
 # %% auto #0
-__all__ = ['Effect', 'paired_t', 'bootstrap', 'sign_flip', 'Equivalence', 'tost', 'McNemar', 'mcnemar', 'holm', 'power',
-           'seeds_needed', 'detectable']
+__all__ = ['Effect', 'paired_t', 'bootstrap', 'sign_flip', 'Equivalence', 'tost', 'McNemar', 'mcnemar', 'two_way', 'holm',
+           'power', 'seeds_needed', 'detectable']
 
 # %% ../../nbs/measure/11_stats.ipynb #fabd121f
 def _decimals(low: float, high: float, mean: float) -> int:
@@ -327,9 +327,22 @@ def mcnemar(correct_a, correct_b, exact: bool = True) -> McNemar:
         p = float(chi2.sf(max(abs(only_a - only_b) - 1, 0) ** 2 / k, 1))
     return McNemar(p, only_a, only_b, a.size, bool(exact))
 
+# %% ../../nbs/measure/11_stats.ipynb #st-two-code
+def two_way(differences, without, level: float = 0.95) -> Effect:
+    """Eq. (11.8): mean of the paired differences (S,) with an interval that covers the seeds and the test rows; `n` = S.
+
+    without (K,): the same mean when block k of the test rows, all blocks of about one size, is left out. Raises TypeError or ValueError as
+    `paired_t`. Source: Efron and Stein, Annals of Statistics 9 (1981), for the jackknife."""
+    d, w, level = _sample(differences, "differences"), _sample(without, "without"), _fraction(level, "level")
+    mean, freedom = float(d.mean()), min(d.size, w.size) - 1
+    error = math.sqrt(d.var(ddof=1) / d.size + (w.size - 1) * w.var())
+    half = float(student_t.ppf(0.5 + level / 2, freedom)) * error
+    p = 2 * float(student_t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
+    return Effect(mean, mean - half, mean + half, d.size, p, level, "t over seeds and test rows")
+
 # %% ../../nbs/measure/11_stats.ipynb #1f003483
 def holm(pvalues) -> np.ndarray:
-    """Holm-adjusted p-values in the given order, eq. (11.8). Reject where <= alpha: any false rejection then has probability <= alpha.
+    """Holm-adjusted p-values in the given order, eq. (11.9). Reject where <= alpha: any false rejection then has probability <= alpha.
 
     `pvalues`: (k,), k >= 1, in [0, 1]. Raises ValueError for an empty list, NaN or values outside.
     Source: Holm, Scand. J. Statist. 6 (1979)."""
@@ -343,7 +356,7 @@ def holm(pvalues) -> np.ndarray:
 
 # %% ../../nbs/measure/11_stats.ipynb #915d46d1
 def power(effect_sd_ratio, n, alpha: float = 0.05):
-    """Probability that the two-sided paired t test with `n` seeds sees an effect of `effect_sd_ratio` standard deviations, eq. (11.9).
+    """Probability that the two-sided paired t test with `n` seeds sees an effect of `effect_sd_ratio` standard deviations, eq. (11.10).
 
     Numbers or arrays that broadcast; a float for numbers. `alpha`: level of the test.
     Raises ValueError for NaN or inf, n not a whole number >= 2, alpha outside (0, 1)."""
@@ -372,7 +385,7 @@ def _positive(value, name: str, zero: bool = False) -> float:
 
 
 def seeds_needed(effect: float, sd: float = 1.0, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Smallest number of paired seeds with which the t test sees `effect` with probability `power`; inverts eq. (11.9).
+    """Smallest number of paired seeds with which the t test sees `effect` with probability `power`; inverts eq. (11.10).
 
     `sd`: standard deviation of the paired differences, in the unit of `effect`. Raises ValueError for effect 0 (no number is enough),
     sd < 0, power outside (alpha, 1), or if more than 10 million seeds would be needed."""
@@ -393,7 +406,7 @@ def seeds_needed(effect: float, sd: float = 1.0, power: float = 0.8, alpha: floa
 
 
 def detectable(n: int, sd: float = 1.0, power: float = 0.8, alpha: float = 0.05) -> float:
-    """Smallest effect, in the unit of `sd`, that `n` paired seeds see with probability `power`: eq. (11.9) solved for the effect.
+    """Smallest effect, in the unit of `sd`, that `n` paired seeds see with probability `power`: eq. (11.10) solved for the effect.
 
     Raises as `power` and `seeds_needed`."""
     sd, alpha = _positive(sd, "sd", zero=True), _fraction(alpha, "alpha")

@@ -3050,6 +3050,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'diversity_kit/measure/stats.py'),
                                              'diversity_kit.measure.stats._rows': ( 'measure/stats.html#_rows',
                                                                                     'diversity_kit/measure/stats.py'),
+                                             'diversity_kit.measure.stats._same_index': ( 'measure/stats.html#_same_index',
+                                                                                          'diversity_kit/measure/stats.py'),
                                              'diversity_kit.measure.stats._sample': ( 'measure/stats.html#_sample',
                                                                                       'diversity_kit/measure/stats.py'),
                                              'diversity_kit.measure.stats._takes_axis': ( 'measure/stats.html#_takes_axis',

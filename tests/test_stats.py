@@ -67,7 +67,9 @@ def test_unequal_lengths(call):
 def test_pandas_index_must_match():
     import pandas as pd
     a = pd.Series([1.0, 2.0, 4.0], index=[0, 1, 2])
-    with pytest.raises(ValueError, match="index"): paired_t(a, a[::-1])
+    right = pd.Series([1, 0, 1], index=[0, 1, 2])
+    for call in (lambda: paired_t(a, a[::-1]), lambda: bootstrap(a, other=a[::-1]), lambda: mcnemar(right, right[::-1])):
+        with pytest.raises(ValueError, match="index"): call()
     assert paired_t(a, a + 1).mean == -1
 
 

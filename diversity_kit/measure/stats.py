@@ -98,13 +98,17 @@ def _sample(x, name: str = "values", least: int = 2) -> np.ndarray:
     return arr
 
 
+def _same_index(a, b):
+    ia, ib = getattr(a, "index", None), getattr(b, "index", None)
+    if hasattr(ia, "equals") and hasattr(ib, "equals") and not ia.equals(ib):
+        raise ValueError("the two carry different pandas indexes, so the pairs would not match; first a, b = a.align(b, join='inner')")
+
+
 def _differences(a, b=None) -> np.ndarray:
     "a - b, pair by pair (or `a` itself); differences within rounding error of the scores count as 0."
     if b is None:
         return _sample(a, "differences")
-    ia, ib = getattr(a, "index", None), getattr(b, "index", None)
-    if hasattr(ia, "equals") and hasattr(ib, "equals") and not ia.equals(ib):
-        raise ValueError("a and b carry different pandas indexes, so the pairs would not match; first a, b = a.align(b, join='inner')")
+    _same_index(a, b)
     a, b = _sample(a, "a"), _sample(b, "b")
     if a.shape != b.shape:
         raise ValueError(f"a and b must be paired: {a.size} values against {b.size}. Keep the seeds (or examples) that both have")
@@ -182,13 +186,14 @@ def bootstrap(values, statistic: Callable = np.mean, n_boot: int = 2000, level: 
     `values`, `other`: n test examples along the first axis: numbers, or whatever `statistic` takes (rows of label and prediction, texts).
     A statistic with an `axis` parameter is computed for all resamples at once. `method`: 'percentile' or 'bca'; `seed`: int or Generator.
     `p` inverts the interval for 'the value is 0'; it is never below 2 / (n_boot + 1). For seeds use `paired_t`: this interval is too
-    narrow for few values. Raises ValueError for n < 2, unequal lengths, NaN or inf, too few resamples for the level.
+    narrow for few values. Raises ValueError for n < 2, unequal lengths, different pandas indexes, NaN or inf, too few resamples for the level.
     Source: Efron and Tibshirani (1993), ch. 13-14."""
     level = _fraction(level, "level")
     if method not in ("percentile", "bca"):
         raise ValueError(f"method must be 'percentile' or 'bca', got {method!r}")
     if not isinstance(n_boot, (int, np.integer)) or n_boot * (1 - level) < 2 - 1e-9:
         raise ValueError(f"n_boot={n_boot!r} leaves no resample in the tails of a {100 * level:g} % interval; 2000 are usual")
+    _same_index(values, other)
     samples = [_rows(values, "values")] + ([] if other is None else [_rows(other, "other")])
     n = len(samples[0])
     if len(samples[-1]) != n:
@@ -312,8 +317,9 @@ class McNemar(_Result):
 def mcnemar(correct_a, correct_b, exact: bool = True) -> McNemar:
     """Do two classifiers differ on the same test examples? Eq. (11.7), or with `exact=False` chi-square with continuity correction.
 
-    `correct_a`, `correct_b`: (n,) booleans or 0/1, example by example. Raises ValueError for other values, unequal lengths, NaN, n < 2.
+    `correct_a`, `correct_b`: (n,) booleans or 0/1, example by example. Raises ValueError for other values, unequal lengths, different pandas indexes, NaN, n < 2.
     It speaks of these two trained models, not of the methods that trained them. Source: McNemar, Psychometrika 12 (1947)."""
+    _same_index(correct_a, correct_b)
     a, b = _sample(correct_a, "correct_a"), _sample(correct_b, "correct_b")
     if a.shape != b.shape:
         raise ValueError(f"both classifiers must be tested on the same examples: {a.size} against {b.size}")

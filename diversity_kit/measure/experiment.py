@@ -133,8 +133,8 @@ def _own(root: str) -> bool:
 _PLAIN = (int, float, complex, str, bytes, type(None))
 
 
-def _flat(value, depth: int = 4) -> bool:
-    "Does the value's repr say all: plain values, also in lists, tuples and dicts up to four deep?"
+def _flat(value, depth: int = 10) -> bool:
+    "Does the value's repr say all: plain values, also in lists, tuples and dicts a few deep?"
     if isinstance(value, (list, tuple, dict)):
         return depth > 0 and all(_flat(v, depth - 1) for v in (value.items() if isinstance(value, dict) else value))
     return isinstance(value, _PLAIN)

@@ -604,6 +604,13 @@ def test_what_cannot_be_pickled_or_changes_by_itself_counts_by_its_class(tmp_pat
     assert key(source, tmp_path) == first != key(source.replace("Lock", "Event"), tmp_path)
 
 
+def test_a_vectorizer_may_be_used(tmp_path):
+    "At its first use it notes the address of its stop words: a run that was cut would have found none of its trials."
+    source = "from sklearn.feature_extraction.text import HashingVectorizer\nG = HashingVectorizer(n_features=64%s)\n%s\ndef trial(config, seed): return {'m': G}\n"
+    fresh, used, other = (key(source % x, tmp_path) for x in (("", ""), ("", "G.transform(['a word'])"), (", ngram_range=(1, 2)", "")))
+    assert fresh == used != other
+
+
 @pytest.mark.parametrize("use, counts", [("cfg.experiment_seeds", False), ("cfg[KEY]", True), ("cfg[f'{KEY}']", True), ("getattr(cfg, KEY)", True), ("cfg['experiment_seeds']", False)])
 def test_a_setting_read_by_a_computed_key_makes_all_settings_count(tmp_path, monkeypatch, use, counts):
     source = f"from diversity_kit import kit\ncfg = kit.profile()\nKEY = 'risk_seeds'\ndef trial(config, seed):\n    return {{'m': {use}}}\n"
@@ -615,9 +622,9 @@ def test_a_setting_read_by_a_computed_key_makes_all_settings_count(tmp_path, mon
 MORE = """
     import collections, re
     import pandas as pd
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.feature_extraction.text import CountVectorizer
     MORE = [collections.Counter("abca"), re.compile("a"), pd.DataFrame({"t": ["a", "b"], "x": [1.0, 2.0], "k": pd.Categorical(["u", "v"])}), np.array(["a", None], object),
-            LogisticRegression().fit([[0.0], [1.0]], [0, 1]), {helper, min}, {("a", 1), ("b", 2)}, {"a": {"b", "c", "d"}}]
+            CountVectorizer(stop_words=["a", "b"]).fit(["some words", "and others"]), {helper, min}, {("a", 1), ("b", 2)}, {"a": {"b", "c", "d"}}]
     plain = trial
     def trial(config, seed):
         return plain(config, seed) | {"k": len(MORE)}

@@ -153,7 +153,13 @@ def _made(value) -> tuple:
             flat = value.detach().cpu().reshape(-1).view(sys.modules["torch"].uint8)
             return type(value), str(value.dtype), tuple(value.shape), hashlib.sha256(flat.numpy().tobytes()).hexdigest()
         made = copyreg.dispatch_table.get(type(value), lambda v: v.__reduce_ex__(4))(value)
-        return (type(value), made) if isinstance(made, str) else (type(value), *made[:3], *(list(part) for part in made[3:5] if part is not None))
+        if isinstance(made, str):
+            return type(value), made
+        maker, args, state, *items = (*made, None)[:5]
+        if isinstance(state, dict):                                  # scikit-learn's vectorizers note the address of their stop words, once they are used
+            places = set(map(id, state.values()))
+            state = {k: v for k, v in state.items() if not (type(v) is int and v in places)}
+        return type(value), maker, args, state, *(list(part) for part in items if part is not None)
     except Exception:                                                # a lock, an open file, a tensor without data
         return (type(value),)
 

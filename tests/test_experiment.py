@@ -1,9 +1,11 @@
 """measure.experiment: what a trial's name depends on, and that a run survives being killed, shared, damaged and split."""
+import functools
 import gc
 import importlib.util
 import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -12,7 +14,6 @@ import textwrap
 import time
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,11 +35,13 @@ def cache(monkeypatch, tmp_path):
     return tmp_path / "cache"
 
 
-CALLS = SimpleNamespace(made=[])                                         # a plain list would be part of the trial's key
+@functools.cache
+def calls():                                                             # a plain list would be part of the trial's key
+    return []
 
 
 def draw(config, seed):
-    CALLS.made.append((config["shift"], seed))
+    calls().append((config["shift"], seed))
     values = np.random.default_rng([seed, 1]).normal(size=50)
     return {"accuracy": 70 + config["shift"] + float(values.mean()), "loss": float((values**2).mean())}
 
@@ -50,14 +53,14 @@ def numbers(results):
 # ---------------------------------------------------------------------------------------------------------------- running and resuming
 
 def test_a_trial_is_computed_once():
-    CALLS.made.clear()
+    calls().clear()
     e = Experiment("once", ARMS, 3, draw)
     first = e.run()
-    assert sorted(CALLS.made) == sorted(itertools.product((0.0, 0.5), range(3)))
-    assert e.missing() == [] and numbers(Experiment("once", ARMS, 3, draw).run()) == numbers(first) and len(CALLS.made) == 6
+    assert sorted(calls()) == sorted(itertools.product((0.0, 0.5), range(3)))
+    assert e.missing() == [] and numbers(Experiment("once", ARMS, 3, draw).run()) == numbers(first) and len(calls()) == 6
     assert list(first.frame.columns) == ["arm", "seed", "accuracy", "loss", "seconds"] and len(first.frame) == 6
     more = Experiment("once", ARMS | {"third": {"shift": 1.0}}, 4, draw).run()             # two more trials and one more arm
-    assert len(CALLS.made) == 6 + 2 + 4 and numbers(more)[:3] == numbers(first)[:3]
+    assert len(calls()) == 6 + 2 + 4 and numbers(more)[:3] == numbers(first)[:3]
 
 
 def test_seeds_are_finished_in_pairs():
@@ -114,8 +117,8 @@ def test_a_damaged_trial_is_computed_again(damage):
     e = Experiment("damaged", ARMS, 2, draw)
     before = numbers(e.run())
     e.path("base", 1).write_text(damage)
-    CALLS.made.clear()
-    assert e.missing() == [("base", 1)] and numbers(e.run()) == before and CALLS.made == [(0.0, 1)]
+    calls().clear()
+    assert e.missing() == [("base", 1)] and numbers(e.run()) == before and calls() == [(0.0, 1)]
 
 
 def test_a_trial_that_vanishes_is_not_left_out_of_the_table(monkeypatch):
@@ -332,10 +335,22 @@ def test_numbers_of_any_library_are_numbers():
     ({1: {}}, 3, TypeError, "arm's name must be a string"),
     (["a", "b"], 3, TypeError, "arms are a dict"),
     (ARMS, [0.5], TypeError, "integer"),
+    (ARMS, np.array(3.0), TypeError, "0-d"),
+    ({"a": {1: "x"}}, 3, TypeError, "keys are strings: see arm 'a'"),
+    ({"a": {"p": [{1: "x", "b": 2}]}}, 3, TypeError, "keys are strings"),
 ])
 def test_wrong_experiments_are_refused(arms, seeds, error, words):
     with pytest.raises(error, match=words):
         Experiment("wrong", arms, seeds, draw)
+
+
+def test_seeds_may_be_an_array_and_an_arms_name_as_long_as_it_likes():
+    import torch
+    for seeds in (np.array([3, 4]), torch.tensor([3, 4]), (3, 4)):
+        assert Experiment("array", ARMS, seeds, draw).seeds == [3, 4]
+    assert Experiment("array", ARMS, torch.tensor([3]), draw).seeds == [3] and Experiment("array", ARMS, np.int64(2), draw).seeds == [0, 1]
+    long = Experiment("long", {"长" * 300: ARMS["base"], "长" * 299: ARMS["base"]}, 2, draw)
+    assert len(long.run().frame) == 4 and len({long.path(a, 0) for a in long.arms}) == 2
 
 
 def test_unknown_arms_and_metrics_are_named():
@@ -539,12 +554,110 @@ def test_key_of_partials_and_methods(tmp_path):
     assert key(BASE, tmp_path, "method") != key(BASE.replace("Old(32)", "Old(33)"), tmp_path, "method")
 
 
+REACHED = """
+    import collections, datetime, enum, functools, operator, re, string, types
+    from pathlib import Path
+    import numpy as np
+    import pandas as pd
+    import torch
+    from sklearn.linear_model import LogisticRegression, RidgeClassifier
+    from diversity_kit import kit
+    from diversity_kit.augment.base import Delete, Swap
+    from diversity_kit.measure import stats
+    rows = lambda label: [(str(i), label) for i in range(2000)]
+    def one(x): return 1
+    def two(x): return 2
+    class Slots:
+        __slots__ = ("x",)
+        def __init__(self, x): self.x = x
+    first, second = [1], [2]
+    G = %s
+    def trial(config, seed): return {"m": (G, first, second)}
+"""
+
+
+@pytest.mark.parametrize("a, b", [
+    ("LogisticRegression", "RidgeClassifier"), ("LogisticRegression(C=1)", "LogisticRegression(C=2)"), ("{'new': Swap}", "{'new': Delete}"), ("Swap(.1)", "Delete(.1)"),
+    ("stats.paired_t", "stats.sign_flip"), ("np.mean", "np.median"), ("np.log", "np.exp"), ("min", "max"), ("'a'.join", "'b'.join"), ("torch.nn.functional.relu", "torch.nn.functional.gelu"),
+    ("{'a': one, 'b': two}", "{'a': two, 'b': one}"), ("first", "second"), ("functools", "operator"), ("functools.partial(np.quantile, q=.1)", "functools.partial(np.quantile, q=.2)"),
+    (r"re.compile('\\\\w+')", r"re.compile('\\\\S+')"), ("range(3)", "range(4)"), ("slice(3)", "slice(4)"), ("Path('a')", "Path('b')"), ("datetime.date(2020, 1, 1)", "datetime.date(2021, 1, 1)"),
+    ("collections.deque([1])", "collections.deque([2])"), ("types.SimpleNamespace(lr=1)", "types.SimpleNamespace(lr=2)"), ("types.MappingProxyType({'a': 1})", "types.MappingProxyType({'a': 2})"),
+    ("operator.itemgetter(0)", "operator.itemgetter(1)"), ("Slots(1)", "Slots(2)"), ("{one, 3}", "{two, 3}"),
+    ("torch.ones(2)", "torch.zeros(2)"), ("torch.ones(2, dtype=torch.bfloat16)", "torch.zeros(2, dtype=torch.bfloat16)"), ("torch.ones(2)", "torch.ones(2, 1)"),
+    ("np.array(['a', None], object)", "np.array(['b', None], object)"), ("pd.DataFrame({'t': ['a', 'b']})", "pd.DataFrame({'t': ['a', 'c']})"), ("np.random.default_rng(0)", "np.random.default_rng(1)"),
+    ("rows(0)", "rows(1)"), ("[np.arange(3)] * 1000", "[np.arange(1, 4)] * 1000"), ("dict(enumerate(rows(0)))", "dict(enumerate(rows(1)))"),
+    ("torch.nn.Linear(2, 2).requires_grad_(False).apply(lambda m: m.weight.fill_(0))", "torch.nn.Linear(2, 2).requires_grad_(False).apply(lambda m: m.weight.fill_(1))"),
+])
+def test_key_changes_with_what_a_name_stands_for(tmp_path, a, b):
+    "Of whatever library, and whatever it is: a name that stands for something else gives another key, the same thing made again does not."
+    import torch
+    torch.manual_seed(0)
+    one = key(REACHED % a, tmp_path)
+    torch.manual_seed(0)
+    assert key(REACHED % a, tmp_path) == one != key(REACHED % b, tmp_path)
+
+
+def test_what_cannot_be_pickled_or_changes_by_itself_counts_by_its_class(tmp_path):
+    source = "import random, threading\nimport numpy as np\nG = [threading.Lock(), random.choice, np.random.rand]\ndef trial(config, seed): return {'m': G}\n"
+    first = key(source, tmp_path)
+    random.random(), np.random.rand()                                     # each trial is seeded: the state between trials says nothing
+    assert key(source, tmp_path) == first != key(source.replace("Lock", "Event"), tmp_path)
+
+
+def test_a_vectorizer_may_be_used(tmp_path):
+    "At its first use it notes the address of its stop words: a run that was cut would have found none of its trials."
+    source = "from sklearn.feature_extraction.text import HashingVectorizer\nG = HashingVectorizer(n_features=64%s)\n%s\ndef trial(config, seed): return {'m': G}\n"
+    fresh, used, other = (key(source % x, tmp_path) for x in (("", ""), ("", "G.transform(['a word'])"), (", ngram_range=(1, 2)", "")))
+    assert fresh == used != other
+
+
+@pytest.mark.parametrize("use, counts", [("cfg.experiment_seeds", False), ("cfg[KEY]", True), ("cfg[f'{KEY}']", True), ("getattr(cfg, KEY)", True), ("cfg['experiment_seeds']", False)])
+def test_a_setting_read_by_a_computed_key_makes_all_settings_count(tmp_path, monkeypatch, use, counts):
+    source = f"from diversity_kit import kit\ncfg = kit.profile()\nKEY = 'risk_seeds'\ndef trial(config, seed):\n    return {{'m': {use}}}\n"
+    first, changed = key(source, tmp_path), kit.Profile("smoke", dict(kit.profile()) | {"risk_seeds": 12345})
+    monkeypatch.setattr(kit, "profile", lambda name=None: changed)
+    assert (key(source, tmp_path) != first) is counts
+
+
+MORE = """
+    import collections, re
+    import pandas as pd
+    from sklearn.feature_extraction.text import CountVectorizer
+    MORE = [collections.Counter("abca"), re.compile("a"), pd.DataFrame({"t": ["a", "b"], "x": [1.0, 2.0], "k": pd.Categorical(["u", "v"])}), np.array(["a", None], object),
+            CountVectorizer(stop_words=["a", "b"]).fit(["some words", "and others"]), {helper, min}, {("a", 1), ("b", 2)}, {"a": {"b", "c", "d"}}]
+    plain = trial
+    def trial(config, seed):
+        return plain(config, seed) | {"k": len(MORE)}
+"""
+SEEDED = """
+from diversity_kit import kit
+kit.setup()
+from diversity_kit.measure.experiment import Experiment
+def trial(config, seed):
+    import torch
+    return {"m": float(torch.randn(64, 4).mean() + torch.nn.Linear(4, 1).weight.sum())}
+import torch
+print(torch.rand(1).item(), Experiment("lazy", {"a": {}}, 2, trial).run().frame.m.tolist())
+"""
+
+
+def test_a_torch_that_is_imported_after_the_seed_is_seeded(cache, tmp_path):
+    "Torch begins with a random seed: of a run that was cut, the first trial of the new process gave other numbers."
+    (tmp_path / "main.py").write_text(SEEDED)
+    run = lambda: subprocess.run([sys.executable, "main.py"], capture_output=True, text=True, check=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}).stdout
+    first = run()
+    for file in cache.rglob("a-0-*.json"):
+        file.unlink()
+    assert run() == first
+
+
 def test_key_is_the_same_in_every_process(tmp_path):
-    (tmp_path / "usermod.py").write_text(textwrap.dedent(BASE))
+    source = textwrap.dedent(BASE + MORE)
+    (tmp_path / "usermod.py").write_text(source)
     code = "import usermod; from diversity_kit.measure.experiment import source_key; print(source_key(usermod.trial))"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]), "PYTHONHASHSEED": "1"}
     got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment).stdout
-    assert got.strip() == key(BASE, tmp_path)
+    assert got.strip() == key(source, tmp_path)
 
 
 def test_key_survives_a_container_that_holds_itself(tmp_path):

@@ -273,9 +273,17 @@ def test_seed_everything_fixes_all_generators():
     assert draw() == first
     kit.seed_everything(8)
     assert not set(draw()) & set(first)
-    for bad in (-1, 2**32):
+    for bad in (-1, 2**32, 3.7):
         with pytest.raises(ValueError, match="seed"):
             kit.seed_everything(bad)
+
+
+def test_a_machine_without_torch_is_seeded_too(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)                     # what an import of it then raises: ModuleNotFoundError
+    kit.seed_everything(7)
+    first = np.random.rand()
+    kit.seed_everything(7)
+    assert np.random.rand() == first
 
 
 def test_setup_twice_is_once(monkeypatch):

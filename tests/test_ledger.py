@@ -133,7 +133,7 @@ def test_interval90_is_the_one_of_the_t_test():
 
 
 @pytest.mark.parametrize("change, words", [
-    (dict(expected="plus"), "expected must be"), (dict(expected=math.nan), "expected must be"), (dict(expected=None), "expected must be"),
+    (dict(expected="plus"), "expected must be"), (dict(expected=math.nan), "expected must be"), (dict(expected=None), "expected must be"), (dict(expected=True), "expected must be"),
     (dict(margin=0), "margin must be a positive"), (dict(margin=-1), "margin must be a positive"), (dict(margin=math.inf), "margin must be a positive"),
     (dict(margin=math.nan), "margin must be a positive"), (dict(margin="0.5"), "margin must be a positive"), (dict(seeds=0), "seeds must be a whole"), (dict(seeds="10"), "seeds must be a whole"),
     (dict(published="+3 points"), "source mark"), (dict(published="+3 [v]"), "source mark"), (dict(published="V"), "source mark"),
@@ -220,6 +220,9 @@ def test_an_older_commit_never_replaces_a_newer_record(tmp_path, commit):
     ([(claim(id="ok"), effect(1, 2)), (claim(), effect(1, math.inf))], "claim K01: the effect .* is not finite"),
     ([(claim(id="ok"), effect(1, 2)), (claim(), effect(1, 2, p=math.nan))], "claim K01: a claim with a sign needs a p-value"),
     ([(claim(id="ok"), effect(1, 2)), (claim(), effect(1, 2, p=1.5))], "claim K01: a claim with a sign needs a p-value"),
+    ([(claim(id="ok"), effect(1, 2)), (claim("0"), paired_t(np.arange(20.0) / 100, level=0.9))], "claim K01: a verdict is read from a 95 % interval .* at level 0.9"),
+    ([(claim(id="ok"), effect(1, 2)), (claim(1.0), effect(2, 1))], "claim K01: a verdict is read from"),
+    ([(claim(id="ok"), effect(1, 2)), (claim(), Effect(-5, 1, 2, 20, 0.001))], "claim K01: a verdict is read from"),
 ])
 def test_what_supports_nothing_writes_nothing(tmp_path, measured, words):
     with pytest.raises(ValueError, match=words):
@@ -396,6 +399,16 @@ def test_large_effects_get_an_axis_of_their_own(tmp_path):
     page = Page()
     page.feed(ledger.report(tmp_path / "report.html", ledger.read(tmp_path)).read_text(encoding="utf-8"))
     assert page.figures == ["Effects in points with 95 % intervals, cpu-x", "Large effects in points with 95 % intervals, cpu-x"]
+
+
+def test_forest_draws_the_unit_it_is_asked_for_of_any_size_and_of_what_settle_returns(tmp_path):
+    settled = settle([(claim(id="n", unit="nats"), effect(0.1, 0.2)), (claim(id="large"), effect(9, 11))], folder=tmp_path / "cpu-x")
+    for unit in ("nats", "points"):
+        assert "<svg" in ledger.forest(settled, tmp_path / f"{unit}.svg", unit=unit).read_text()
+    assert ledger.forest(settled, tmp_path / "none.svg", unit="BLEU") is None and not (tmp_path / "none.svg").exists()
+    page = Page()
+    page.feed(ledger.report(tmp_path / "r.html", settled).read_text(encoding="utf-8"))
+    assert page.figures == [f"Large effects in points with 95 % intervals, {kit.results_dir().name}"]
 
 
 def test_report_without_records(tmp_path):

@@ -93,6 +93,16 @@ def test_constant_optimum_ignores_and_refuses():
     assert ls.constant_optimum(torch.tensor([1, 1]), 3)[1] == 0
     with pytest.raises(ValueError, match="entropy"):
         ls.constant_optimum(torch.tensor([IGNORE]), 2)
+    for labels in ([0, 1], torch.tensor([0.0, 1.0]), torch.tensor([True, False])):
+        with pytest.raises(TypeError, match="whole numbers"):
+            ls.constant_optimum(labels, 2)
+
+
+@pytest.mark.parametrize("kind", [torch.int16, torch.int32, torch.int64])
+def test_labels_of_any_whole_type(kind):
+    z, y = rand(4, 3), torch.tensor([0, 2, IGNORE, 1])
+    assert ls.cross_entropy(z, y.to(kind)) == ls.cross_entropy(z, y) and (ls.cross_entropy_gradient(z, y.to(kind)) == ls.cross_entropy_gradient(z, y)).all()
+    assert ls.constant_optimum(y.to(kind), 3)[1] == pytest.approx(math.log(3), abs=1e-6)
 
 
 @pytest.mark.parametrize("labels, error, message", [
@@ -240,10 +250,15 @@ def test_masking_has_the_collators_statistics():
 
 
 @pytest.mark.parametrize("options", [{"share": 1.5}, {"share": NAN}, {"random_share": .6, "kept_share": .6}, {"random_share": -.1}, {"candidates": torch.tensor([], dtype=torch.long)},
-                                     {"frozen": torch.zeros(2, 3)}, {"groups": torch.zeros(2, 3, dtype=torch.long)}, {"ids": ints(8)}])
+                                     {"frozen": torch.zeros(2, 3)}, {"groups": torch.zeros(2, 3, dtype=torch.long)}, {"groups": torch.full((2, 8), -1)}, {"groups": torch.full((2, 8), 8)}, {"ids": ints(8)}])
 def test_mask_faults(options):
     with pytest.raises(ValueError):
         ls.mask_tokens(**({"ids": ints(2, 8), "mask_id": 4, "candidates": torch.arange(5, V)} | options))
+
+
+def test_candidates_may_be_a_list():
+    draw = lambda c: ls.mask_tokens(torch.full((4, 30), 7), 4, c, share=1.0, random_share=1.0, kept_share=0.0, generator=torch.Generator().manual_seed(0))[0]
+    assert set(draw([8, 9]).unique().tolist()) == {8, 9} and (draw([8, 9]) == draw(torch.tensor([8, 9]))).all()
 
 
 # ---- the library's models, in double precision
@@ -318,6 +333,11 @@ def test_nsp_faults(documents):
         ls.nsp_pairs(documents, random.Random(0))
 
 
+def test_a_document_that_is_one_string_is_no_list_of_sentences():
+    with pytest.raises(TypeError, match="split it first"):
+        ls.nsp_pairs(["abc", "de"], random.Random(0))
+
+
 # ---- spans
 
 @given(st.integers(2, 120), st.floats(.02, .9), st.floats(1, 6), st.integers(0, 10**6))
@@ -344,6 +364,16 @@ def test_spans_vary_and_have_the_mean_length():
 def test_span_faults(ids, options):
     with pytest.raises(ValueError):
         ls.corrupt_spans(ids, [900, 901, 902], **options)
+
+
+def test_spans_of_tensors_are_those_of_numbers():
+    "Two tensors are never one element of a set: a sentinel in the text passed unseen."
+    ids, marks = torch.arange(20), torch.tensor([901, 902, 903, 904])
+    draw = lambda *a: ls.corrupt_spans(*a, density=.3, generator=torch.Generator().manual_seed(0))
+    assert draw(ids, marks) == draw(ids.tolist(), marks.tolist()) and ls.restore_spans(*map(torch.tensor, draw(ids, marks)), marks) == ids.tolist()
+    for bad in ([1, 2, 3], torch.tensor([1, 2, 3]), [900] * 4):
+        with pytest.raises(ValueError, match="not in the text and all different"):
+            draw(ids, bad)
 
 
 def test_restore_names_the_lost_sentinel():

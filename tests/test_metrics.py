@@ -118,6 +118,9 @@ def test_more_label_faults():
         m.precision_recall_f1([3], [2], [5])
     with pytest.raises(ValueError, match="not in labels"):
         m.confusion([0, 5], [0, 1], labels=[0, 1])
+    for labels in ([0, 1, 1], []):
+        with pytest.raises(ValueError, match="distinct"):
+            m.confusion([0, 1], [0, 1], labels=labels)
 
 
 def test_arithmetic_golden():
@@ -141,6 +144,9 @@ def test_bleu_golden_by_hand():
     assert m.ngram_bleu([["a", "a", "b"]], [[["a"], ["a", "b", "c"]]], order=1) == pytest.approx(2 / 3)       # clipped
     assert m.ngram_bleu([["a", "b"]], [[["a"], ["a", "b", "c"]]], order=1) == 1.0             # lengths 1 and 3 tie: the shorter counts
     assert m.ngram_bleu([["a", "b"]], [[["a", "b", "c"], ["a"] * 9]], order=1) == pytest.approx(math.exp(-1 / 2))
+    for hyps, refs in (([HYP], [[REF]]), ([HYP.split()], [HYP.split()]), ([HYP.split()], [HYP]), ([HYP], [[REF.split()]])):      # letters would be taken for tokens
+        with pytest.raises(TypeError, match="a list of tokens is due"):
+            m.ngram_bleu(hyps, refs)
 
 
 @quick
@@ -178,6 +184,7 @@ def test_chinese():
     hyp, ref = "这部电影的故事很感人。", "这部电影的故事真感人。"
     assert m.CJKTokenizer().tokenize("用GPT-2翻译café，ＡＢＣ") == ["用", "gpt", "2", "翻", "译", "café", "abc"]
     assert m.CJKTokenizer().tokenize("สวัสดี") == list("ส") + ["วั", "ส", "ดี"]                 # marks stay with their letter
+    assert m.CJKTokenizer().tokenize("good \u2764\ufe0f film cafe\u0301 \u0301x") == ["good", "film", "café", "x"]      # an emoji's selector belongs to no word
     assert m.ROUGE().compute(predictions=[hyp], references=[ref])["rouge1"] == pytest.approx(9 / 10)
     out = m.BLEU(tokenize="zh").compute(predictions=[hyp], references=[ref])
     assert out["bleu"] == pytest.approx(sacrebleu.corpus_bleu([hyp], [[ref]], tokenize="zh").score) and "tok:zh" in out["bleu_signature"]
@@ -355,6 +362,13 @@ def test_reading_tables():
         m.audit_table([1, 2])
     assert m.audit_table({"a": (.925, .9, .912)}, decimals=3).ok
     assert m.audit_table(m.classification_table([0, 1, 1], [0, 1, 0]).round(2)).ok
+    for guess in ([0, 1, 1, 0], [0, 1, 0, 0]):                                                # scikit-learn's dict holds the accuracy bare, and its frame fills the row with it
+        theirs = classification_report([0, 1, 0, 0], guess, output_dict=True)
+        rounded = {k: round(v, 2) if isinstance(v, float) else {c: round(x, 2) for c, x in v.items()} for k, v in theirs.items()}
+        for rows in (pd.DataFrame(theirs).T.round(2), rounded):
+            audit = m.audit_table(rows)
+            assert audit.ok and "accuracy" in {f.row for f in audit.findings}
+        assert not m.audit_table(rounded | {"accuracy": 0.1}).ok
 
 
 # ---- the exercises

@@ -18,6 +18,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from diversity_kit.measure import plots
+from diversity_kit.measure.stats import Effect
 
 NOTEBOOK = Path(__file__).parents[1] / "nbs" / "measure" / "13_plots.ipynb"
 ROWS = {"a": (1.0, 0.2, 1.8), "b": SimpleNamespace(mean=-1.0, low=-2.0, high=0.0), "c": (0.0, -0.1, 0.1)}
@@ -107,6 +108,15 @@ def test_forest_draws_what_it_is_given():
     assert any(p.get_extents().width > 0 for p in ax.patches)                              # the margin's band
 
 
+def test_forest_prints_as_many_decimals_as_the_interval_justifies():
+    shown = lambda row, **more: plots.forest({"a": row}, xlabel="x", **more).axes[0].texts[0].get_text()
+    assert shown((1e-4, 5e-5, 2e-4)) == "+0.000100 [0.000050, 0.000200]" and shown((1e-4, 5e-5, 2e-4), decimals=3) == "+0.000 [0.000, 0.000]"
+    for e in (Effect(-0.0123, -0.02, -0.003, 20, .01), Effect(1.5, -3, 6, 20, .5)):
+        assert str(e).startswith(shown(e) + " n=20") and shown((e.mean, e.low, e.high)) == shown(e)
+    e = Effect(0.5, 0.6, 0.7, 20, 0.1, method="percentile bootstrap")                      # a biased statistic's estimate may lie outside: an Effect is drawn as it is
+    assert shown(e).startswith("+0.50")
+
+
 def test_verdicts_differ_in_shape_and_colour():
     assert set(plots.VERDICT_STYLE) == {"supported", "refuted", "equivalent", "inconclusive"}
     assert all(len({v[i] for v in plots.VERDICT_STYLE.values()}) == 4 for i in (0, 1))
@@ -119,7 +129,7 @@ def test_verdicts_differ_in_shape_and_colour():
 @pytest.mark.parametrize("rows, kwargs, error, says", [
     ({}, {}, ValueError, "no effects"), ([], {}, ValueError, "no effects"), ({"a": (math.nan, 0, 1)}, {}, ValueError, "finite"),
     ({"a": (0, -math.inf, 1)}, {}, ValueError, "finite"), ({"a": (0, 1, -1)}, {}, ValueError, "'a': low=1.0 lies above high"),
-    ({"a": 3}, {}, TypeError, "Effect"), ({"a": (1, 2)}, {}, TypeError, "Effect"), ({"a": "xyz"}, {}, TypeError, "Effect"),
+    ({"a": 3}, {}, TypeError, "Effect"), ({"a": (1, 2)}, {}, TypeError, "Effect"), ({"a": "xyz"}, {}, TypeError, "Effect"), ({"a": "123"}, {}, TypeError, "Effect"), ({"a": (0, 1, 2)}, {}, ValueError, "the order is"),
     (ROWS, {"verdicts": ["supported"]}, ValueError, "one verdict per row"), (ROWS, {"verdicts": {"a": "proved"}}, ValueError, "proved"),
     (ROWS, {"verdicts": {"z": "refuted"}}, ValueError, "unknown rows"), (ROWS, {"margin": -1}, ValueError, "margin")])
 def test_forest_faults(rows, kwargs, error, says):

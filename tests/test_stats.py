@@ -153,6 +153,12 @@ def test_bootstrap_statistics_with_and_without_axis_agree():
     assert texts.mean == 2.5 and texts.low < 2.5 < texts.high
 
 
+def test_bootstrap_takes_texts_as_lists_of_tokens():
+    texts = [["a"], ["a", "b"], ["c", "d", "e"], ["a"] * 5]
+    e = bootstrap(texts, statistic=lambda rows: float(np.mean([len(r) for r in rows])), n_boot=200)
+    assert e.mean == np.mean([1, 2, 3, 5]) and 1 <= e.low < e.high <= 5 and e.n == 4
+
+
 def test_bootstrap_keeps_the_pairs():
     x = np.random.default_rng(2).normal(size=50)
     e = bootstrap(x + 1, other=x, n_boot=200)                                      # the same resample in both: no spread at all

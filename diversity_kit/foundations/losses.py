@@ -47,10 +47,14 @@ def softmax(logits: torch.Tensor) -> torch.Tensor:
     return log_softmax(logits).exp()
 
 # %% ../../nbs/foundations/22_losses.ipynb #ls-ce
-def _kept(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    "The mask of labels that count, after checking them against logits (..., C)."
+def _whole(labels: torch.Tensor) -> None:
     if not isinstance(labels, torch.Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
         raise TypeError(f"labels must be whole numbers in a torch.Tensor, got {getattr(labels, 'dtype', type(labels).__name__)}")
+
+
+def _kept(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    "The mask of labels that count, after checking them against logits (..., C)."
+    _whole(labels)
     if logits.shape[:-1] != labels.shape:
         raise ValueError(f"logits {tuple(logits.shape)} need labels of shape {tuple(logits.shape[:-1])}, got {tuple(labels.shape)}")
     keep = labels != IGNORE
@@ -68,7 +72,7 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, reduction: str = "
     if reduction not in ("mean", "sum", "none") or not 0 <= smoothing < 1:
         raise ValueError(f"reduction must be mean, sum or none and smoothing in [0, 1), got {reduction!r} and {smoothing!r}")
     logp, keep = log_softmax(logits), _kept(logits, labels)
-    losses = -logp.gather(-1, labels.masked_fill(~keep, 0)[..., None])[..., 0]
+    losses = -logp.gather(-1, labels.masked_fill(~keep, 0).long()[..., None])[..., 0]
     if smoothing:
         losses = (1 - smoothing) * losses - smoothing * logp.mean(-1)
     losses = losses.masked_fill(~keep, 0.0)
@@ -83,14 +87,15 @@ def cross_entropy_gradient(logits: torch.Tensor, labels: torch.Tensor, smoothing
     if not keep.any() or not 0 <= smoothing < 1:
         cross_entropy(logits, labels, "mean", smoothing)                # says what is wrong
     q = torch.full_like(logits.detach(), smoothing / classes)
-    q.scatter_add_(-1, labels.masked_fill(~keep, 0)[..., None], torch.full_like(q[..., :1], 1 - smoothing))
+    q.scatter_add_(-1, labels.masked_fill(~keep, 0).long()[..., None], torch.full_like(q[..., :1], 1 - smoothing))
     return ((softmax(logits.detach()) - q) * keep[..., None]) / keep.sum().clamp(min=1)
 
 
 def constant_optimum(labels: torch.Tensor, classes: int) -> tuple[torch.Tensor, float]:
     """The best input-independent logits (C,), the log-frequencies, and the loss they reach: the entropy of the labels in nats.
 
-    It is the floor that a model must break to have learned anything from its input. Raises ValueError if no label counts or one is no class."""
+    It is the floor that a model must break to have learned anything from its input. Raises TypeError for labels that are no tensor of whole numbers, ValueError if no label counts or one is no class."""
+    _whole(labels)
     kept = labels[labels != IGNORE].flatten()
     if not len(kept):
         raise ValueError("no label counts: their entropy is undefined")
@@ -142,18 +147,21 @@ def mask_tokens(ids: torch.Tensor, mask_id: int, candidates: torch.Tensor, froze
 
     candidates: (R,) ids from which a random token is drawn; frozen: (B, L) bool, never chosen (special tokens, padding); groups: (B, L) number of the
     word within its row (0 <= number < L), chosen together (whole-word masking). Of the chosen, 1 - random_share - kept_share become mask_id.
-    Raises ValueError for shares outside [0, 1], shapes that differ, no candidates. Source: S2 §4.2.1; Devlin et al. 2019."""
+    Raises ValueError for shares outside [0, 1], shapes that differ, numbers of words outside the row, no candidates. Source: S2 §4.2.1; Devlin et al. 2019."""
     if not (0 <= share <= 1 and random_share >= 0 and kept_share >= 0 and random_share + kept_share <= 1):
         raise ValueError(f"shares must lie in [0, 1] and add up to at most 1, got {share}, {random_share}, {kept_share}")
     frozen = torch.zeros_like(ids, dtype=torch.bool) if frozen is None else frozen.bool()
     groups = torch.arange(ids.shape[-1], device=ids.device).expand_as(ids) if groups is None else groups
     if ids.dim() != 2 or frozen.shape != ids.shape or groups.shape != ids.shape or not len(candidates):
         raise ValueError(f"ids {tuple(ids.shape)}, frozen {tuple(frozen.shape)}, groups {tuple(groups.shape)} must be (B, L), candidates not empty")
+    if ((groups < 0) | (groups >= ids.shape[-1])).any():
+        raise ValueError(f"groups must number the words of a row from 0 to at most {ids.shape[-1] - 1}; give special tokens a number of their own and freeze them")
+    candidates = torch.as_tensor(candidates, device=ids.device)
     uniform = lambda: torch.rand(ids.shape, generator=generator, device=ids.device)
     chosen = (uniform().gather(-1, groups) < share) & ~frozen
     action, drawn = uniform(), torch.randint(len(candidates), ids.shape, generator=generator, device=ids.device)
     inputs = torch.where(chosen & (action >= random_share + kept_share), mask_id, ids)
-    inputs = torch.where(chosen & (action < random_share), candidates.to(ids.device)[drawn], inputs)
+    inputs = torch.where(chosen & (action < random_share), candidates[drawn], inputs)
     return inputs, ids.masked_fill(~chosen, IGNORE)
 
 
@@ -165,7 +173,9 @@ def mlm_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def nsp_pairs(documents: Sequence[Sequence], rng: random.Random) -> list[tuple]:
     """(A, B, label) for every sentence A that has a next one: label 0, B follows A; label 1 (probability 1/2), B is a sentence of another document.
 
-    documents: sequences of sentences, of any type. Raises ValueError unless two documents hold sentences and one holds two. Source: S2 §4.2.2."""
+    documents: sequences of sentences, of any type. Raises TypeError for a document that is one string, ValueError unless two documents hold sentences and one holds two. Source: S2 §4.2.2."""
+    if any(isinstance(d, (str, bytes)) for d in documents):
+        raise TypeError("a document is a sequence of sentences, not one string: its letters would be paired; split it first")
     documents = [list(d) for d in documents if len(d)]
     if len(documents) < 2 or max(map(len, documents)) < 2:
         raise ValueError("pairs need two documents with sentences, and one document with two sentences")
@@ -227,10 +237,11 @@ def corrupt_spans(ids: Sequence[int], sentinels: Sequence[int], density: float =
     """The corruption of (22.13): (inputs, targets). Exactly round(density * n) tokens go, at least 1 and at most n - 1, in spans of mean `length`.
 
     sentinels: ids in the order of use, one more than spans. Raises ValueError for fewer than 2 tokens, density outside (0, 1), length below 1, a sentinel
-    inside the text, too few sentinels. Source: S2 §4.3.3, corrected; Raffel et al. 2020."""
-    ids, n = list(ids), len(ids)
-    if n < 2 or not 0 < density < 1 or length < 1 or set(ids) & set(sentinels):
-        raise ValueError(f"needs 2 tokens (got {n}), density in (0, 1) (got {density}), length of at least 1 (got {length}) and no sentinel in the text")
+    inside the text or twice, too few sentinels. Source: S2 §4.3.3, corrected; Raffel et al. 2020."""
+    ids, sentinels = [int(i) for i in ids], [int(s) for s in sentinels]     # of a tensor too: two tensors are never one element of a set
+    n = len(ids)
+    if n < 2 or not 0 < density < 1 or length < 1 or set(ids) & set(sentinels) or len(set(sentinels)) < len(sentinels):
+        raise ValueError(f"needs 2 tokens (got {n}), density in (0, 1) (got {density}), length of at least 1 (got {length}), and sentinels that are not in the text and all different")
     gone = min(max(round(n * density), 1), n - 1)
     spans = min(max(round(gone / length), 1), gone, n - gone)
     if len(sentinels) <= spans:
@@ -245,7 +256,8 @@ def corrupt_spans(ids: Sequence[int], sentinels: Sequence[int], density: float =
 
 def restore_spans(inputs: Sequence[int], targets: Sequence[int], sentinels: Sequence[int]) -> list[int]:
     "The inverse of `corrupt_spans`: the text. Raises ValueError if a sentinel of the inputs has no span in the targets."
-    marks, spans, current = set(sentinels), {}, None
+    inputs, targets, marks = [int(i) for i in inputs], [int(t) for t in targets], {int(s) for s in sentinels}
+    spans, current = {}, None
     for t in targets:
         if t in marks:
             current = spans.setdefault(t, [])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
+import copyreg
 import functools
 import hashlib
 import inspect
@@ -18,6 +19,7 @@ import math
 import operator
 import os
 import pickle
+import random
 import re
 import symtable
 import sys
@@ -28,8 +30,11 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import metadata
+from numbers import Integral
 from pathlib import Path
-from types import FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MappingProxyType, MethodType, ModuleType
+
+import numpy as np
 
 from .. import kit
 from .stats import Effect, paired_t
@@ -128,9 +133,40 @@ def _own(root: str) -> bool:
 _PLAIN = (int, float, complex, str, bytes, type(None))
 
 
+def _flat(value, depth: int = 10) -> bool:
+    "Does the value's repr say all: plain values, also in lists, tuples and dicts a few deep?"
+    if isinstance(value, (list, tuple, dict)):
+        return depth > 0 and all(_flat(v, depth - 1) for v in (value.items() if isinstance(value, dict) else value))
+    return isinstance(value, _PLAIN)
+
+
+_ADDRESS = re.compile(r" at 0x\w+")
+_SEEDED = (random.seed.__self__, np.random.rand.__self__)             # the global generators: each trial begins with its own seed
+
+
+def _made(value) -> tuple:
+    "What pickle would write of an object: its class and its name, or what makes it, its state and its items. Only the class, if it cannot be pickled."
+    if any(value is g for g in _SEEDED):
+        return (type(value),)
+    try:
+        if hasattr(value, "untyped_storage"):                        # a torch tensor: pickle would write its address
+            flat = value.detach().cpu().reshape(-1).view(sys.modules["torch"].uint8)
+            return type(value), str(value.dtype), tuple(value.shape), hashlib.sha256(flat.numpy().tobytes()).hexdigest()
+        made = copyreg.dispatch_table.get(type(value), lambda v: v.__reduce_ex__(4))(value)
+        if isinstance(made, str):
+            return type(value), made
+        maker, args, state, *items = (*made, None)[:5]
+        if isinstance(state, dict):                                  # scikit-learn's vectorizers note the address of their stop words, once they are used
+            places = set(map(id, state.values()))
+            state = {k: v for k, v in state.items() if not (type(v) is int and v in places)}
+        return type(value), maker, args, state, *(list(part) for part in items if part is not None)
+    except Exception:                                                # a lock, an open file, a tensor without data
+        return (type(value),)
+
+
 def source_key(function: Callable) -> str:
     """Equation (14.1): hash of a function, of the functions, classes, objects and constants of yours that it reaches (in the notebook or in files of your own), of the settings it names,
-    and of every module of this package that they use. Of installed packages, only the versions that `Experiment` knows count.
+    and of every module of this package that they use. Of an object, what pickle would write of it counts. Of installed packages, only the names of what is used and the versions that `Experiment` knows count.
 
     Raises TypeError if the function's source cannot be read (a built-in, a lambda made by exec)."""
     bare = function
@@ -148,11 +184,15 @@ def source_key(function: Callable) -> str:
         if isinstance(value, _PLAIN):
             keep(name, repr(value))
             continue
+        if isinstance(value, (FunctionType, type)) or isinstance(value, BuiltinFunctionType) and value.__module__:
+            keep(name, f"{value.__module__}.{value.__qualname__}")   # which one the name stands for
         if not isinstance(value, (tuple, frozenset)):
             if id(value) in seen:
+                keep(name, f"is {seen[id(value)][0]}")
                 continue
-            seen[id(value)] = value                                  # held, so that its id stays its own
+            seen[id(value)] = name, value                            # held, so that its id stays its own
         if isinstance(value, ModuleType):
+            keep(name, value.__name__)
             modules.add(value.__name__)
             top = value.__name__.split(".")[0]
             if top not in (_ROOT, "__main__") and _own(top):
@@ -160,7 +200,7 @@ def source_key(function: Callable) -> str:
                     text = Path(file).read_text(encoding="utf-8")
                     keep(f"file {value.__name__}", _skeleton(text))
                     modules |= _imports(text, _ROOT)
-                todo += [(f"{value.__name__}.{n}", v) for n, v in sorted(vars(value).items()) if getattr(v, "__module__", value.__name__) != value.__name__ or isinstance(v, ModuleType)]
+                todo += [(f"{value.__name__}.{n}", v) for n, v in sorted(vars(value).items()) if not n.startswith("__") and (getattr(v, "__module__", value.__name__) != value.__name__ or isinstance(v, ModuleType))]
         elif isinstance(value, functools.partial):
             todo += [(f"{name}.func", value.func), (f"{name}.bound", (value.args, value.keywords))]
         elif isinstance(value, MethodType):
@@ -174,18 +214,28 @@ def source_key(function: Callable) -> str:
         elif hasattr(value, "__wrapped__"):                          # lru_cache and other decorators
             todo.append((f"{name}.wrapped", value.__wrapped__))
         elif isinstance(value, (set, frozenset)):
-            keep(name, str(sorted(map(repr, value))))
-        elif isinstance(value, (tuple, list, dict)):
-            items = list(value.items() if isinstance(value, dict) else enumerate(value))
-            if len(items) < 1000:
-                todo += [(f"{name}[{k!r}]", v) for k, v in items]
-            elif all(isinstance(v, _PLAIN) for _, v in items):
+            if all(map(_flat, value)):
+                keep(name, str(sorted(map(repr, value))))
+            else:                                                    # one name for all: their order says nothing
+                todo += [(f"{name}{{}}", v) for v in value]
+        elif isinstance(value, (tuple, list, dict, MappingProxyType)):
+            items = list(enumerate(value) if isinstance(value, (tuple, list)) else value.items())
+            if len(items) >= 1000 and _flat(items):
                 keep(name, hashlib.sha256(repr(items).encode()).hexdigest())
-        elif hasattr(value, "tobytes") and hasattr(value, "dtype") and not value.dtype.hasobject:
-            keep(name, f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}")
-        elif type(value).__module__.split(".")[0] in roots and not isinstance(value, kit.Profile):
-            names = [f.name for f in fields(value)] if is_dataclass(value) else getattr(value, "__dict__", ())
+            else:
+                todo += [(f"{name}[{re.sub(_ADDRESS, '', repr(k))}]", v) for k, v in items]
+        elif hasattr(value, "tobytes") and hasattr(value, "dtype"):
+            if value.dtype.hasobject:
+                todo += [(f"{name}.dtype", str(value.dtype)), (name, value.tolist())]
+            else:
+                keep(name, f"{value.dtype} {value.shape} {hashlib.sha256(value.tobytes()).hexdigest()}")
+        elif isinstance(value, kit.Profile):
+            continue                                                 # of the settings, those that are named count
+        elif type(value).__module__.split(".")[0] in roots and (is_dataclass(value) or hasattr(value, "__dict__")):
+            names = [f.name for f in fields(value)] if is_dataclass(value) else value.__dict__
             todo += [(f"{name}.type", type(value)), (name, {n: getattr(value, n, None) for n in names})]
+        else:
+            todo.append((name, _made(value)))
     modules, done = {m for m in modules if m.split(".")[0] == _ROOT}, set()
     while modules - done:
         name = (modules - done).pop()
@@ -212,6 +262,9 @@ def _reach(thing, home, keep, modules, settings) -> list[tuple[str, object]]:
     for name, cell in zip(getattr(thing, "__code__", thing).co_freevars, thing.__closure__) if getattr(thing, "__closure__", None) else ():
         with contextlib.suppress(ValueError):                        # a cell that is still empty
             scope[name] = cell.cell_contents
+    computed = re.findall(r"(\w+)\[(?![\"'])|\bgetattr\((\w+),", source)                               # cfg[key], getattr(cfg, key): any setting may be meant
+    if any(isinstance(scope.get(n), kit.Profile) for pair in computed for n in pair):
+        keep("settings", repr(sorted(settings.items())))
     found = [(f"{home}:{n}", scope[n]) for n in sorted(_names(source, thing)) if n in scope]
     defaults = getattr(thing, "__defaults__", None), getattr(thing, "__kwdefaults__", None)
     return found + [(f"{home}.{thing.__qualname__}:defaults", defaults)]
@@ -296,10 +349,10 @@ def _run_one(trial, arm, config, seed, path):
     from threadpoolctl import threadpool_limits
     before = os.environ.get("OMP_NUM_THREADS")
     if kit.profile().name != "gpu":                                  # the number of threads changes the last bits
-        os.environ["OMP_NUM_THREADS"] = "1"                          # for a torch that the trial itself imports
+        os.environ["OMP_NUM_THREADS"] = "1"                          # for a torch that is imported only now
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(1)
-    kit.seed_everything(seed % 2**32)                                # what ran before in this process must not matter
+    kit.seed_everything(seed % 2**32)                                # what ran before in this process must not matter; imports torch
     start = time.perf_counter()
     try:
         with threadpool_limits(1):
@@ -312,6 +365,12 @@ def _run_one(trial, arm, config, seed, path):
     return row
 
 
+def _string_keys(value) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(k, str) and _string_keys(v) for k, v in value.items())
+    return not isinstance(value, (list, tuple)) or all(map(_string_keys, value))
+
+
 _START = time.time()                                                 # trials on disk that are older were computed by another process
 
 
@@ -320,20 +379,23 @@ class Experiment:
 
     arms: dict name -> config (JSON-able; everything the trial depends on stands here); seeds: a number or the seeds themselves;
     trial(config, seed) -> dict of finite numbers, a pure function (python's, numpy's and torch's generators are seeded before it).
-    Finished trials are kept below kit.cache_dir('trials'), one file each, named by equation (14.1). Raises TypeError for arms that are no dict or configs that are not plain JSON, ValueError for no arm, no seed or a seed twice."""
+    Finished trials are kept below kit.cache_dir('trials'), one file each, named by equation (14.1). Raises TypeError for arms that are no dict or configs that are not plain JSON
+    (a key that is no string would share its file with its string), ValueError for no arm, no seed or a seed twice."""
 
     def __init__(self, name: str, arms: Mapping[str, Mapping], seeds: int | Iterable[int],
                  trial: Callable[[dict, int], Mapping[str, float]]):
         if not isinstance(arms, Mapping):
             raise TypeError(f"experiment {name!r}: arms are a dict, name -> config of the trial, got {type(arms).__name__}")
         self.name, self.arms, self.trial = name, copy.deepcopy(dict(arms)), trial
-        self.seeds = list(range(operator.index(seeds))) if hasattr(seeds, "__index__") else [operator.index(s) for s in seeds]
+        self.seeds = list(range(int(seeds))) if isinstance(seeds, Integral) else [operator.index(s) for s in seeds]
         if not self.arms or not self.seeds:
             raise ValueError(f"experiment {name!r} needs at least one arm and one seed")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"experiment {name!r}: the same seed twice would count one trial as two")
         if bad := [a for a in self.arms if not isinstance(a, str)]:
             raise TypeError(f"experiment {name!r}: an arm's name must be a string, got {bad[0]!r}")
+        if bad := [a for a, config in self.arms.items() if not _string_keys(config)]:
+            raise TypeError(f"experiment {name!r}: configs must be plain JSON values, whose keys are strings: see arm {bad[0]!r}")
         try:
             json.dumps(self.arms)
         except TypeError as e:
@@ -345,7 +407,7 @@ class Experiment:
     def path(self, arm: str, seed: int) -> Path:
         "The file of one trial."
         text = json.dumps([self._base, arm, self.arms[arm], seed], sort_keys=True)
-        return self.folder / f"{arm.replace('/', '_')}-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+        return self.folder / f"{arm.replace('/', '_')[:40]}-{seed}-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
 
     def _read(self, arm: str, seed: int) -> dict | None:
         path = self.path(arm, seed)

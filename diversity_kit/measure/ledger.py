@@ -47,7 +47,7 @@ class Claim:
     published: str = ""
 
     def __post_init__(self):
-        if self.expected not in ("+", "-", "0") and not (isinstance(self.expected, (int, float)) and math.isfinite(self.expected)):
+        if self.expected not in ("+", "-", "0") and not (isinstance(self.expected, (int, float)) and not isinstance(self.expected, bool) and math.isfinite(self.expected)):
             raise ValueError(f"claim {self.id}: expected must be '+', '-', '0' or a number, got {self.expected!r}")
         if not (isinstance(self.margin, Real) and math.isfinite(self.margin) and self.margin > 0):
             raise ValueError(f"claim {self.id}: margin must be a positive number of {self.unit}, got {self.margin!r}")
@@ -68,7 +68,11 @@ class Claim:
         return effect.p if self.expected in ("+", "-") else tost_p(effect, self.margin) if self.expected == "0" else None
 
     def verdict(self, effect: Effect, p: float | None = None) -> str:
-        "Equation (15.1). `p`: Holm-adjusted p-value (`Claim.p`) of the chapter's family; without it the interval alone decides."
+        """Equation (15.1). `p`: Holm-adjusted p-value (`Claim.p`) of the chapter's family; without it the interval alone decides.
+
+        Raises ValueError for an effect at another level than 0.95, or whose mean lies outside its interval."""
+        if not math.isclose(effect.level, 0.95) or not effect.low <= effect.mean <= effect.high:
+            raise ValueError(f"claim {self.id}: a verdict is read from a 95 % interval around its mean, got {effect.mean:g} in [{effect.low:g}, {effect.high:g}] at level {effect.level:g}")
         if effect.n < self.fewest(effect):
             return "inconclusive"
         sure = p is None or p < 0.05
@@ -129,7 +133,7 @@ def settle(measured: Sequence[tuple[Claim, Effect]], minutes: float = 0.0, chapt
     minutes, gpu_minutes: trial minutes behind them, and those of them on a card; speed: plain figures such as examples_per_s, peak_mb, share_of_peak;
     extra: plain JSON values kept with each record, e.g. curve={title: {arm: {n: [mean, low, high]}}} which the report draws; attach: {claim id: any of these} for one claim alone.
     folder: default kit.results_dir(); chapter: its file's name, with or without the part's. A record of a newer commit stays in the folder, with a warning; what was measured is returned all the same.
-    Raises TypeError for anything but pairs, ValueError for a duplicate id, an effect that is not finite, or something attached to a claim that is not there; nothing is then written."""
+    Raises TypeError for anything but pairs, ValueError for a duplicate id, an effect that is not finite or no 95 % interval around its mean, or something attached to a claim that is not there; nothing is then written."""
     measured = list(measured)
     for pair in measured:
         if not (isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], Claim) and isinstance(pair[1], Effect)):
@@ -144,6 +148,7 @@ def settle(measured: Sequence[tuple[Claim, Effect]], minutes: float = 0.0, chapt
             raise ValueError(f"claim {c.id}: the effect {e} is not finite, so it supports nothing; nothing was written")
         if c.expected in ("+", "-") and not 0 <= e.p <= 1:
             raise ValueError(f"claim {c.id}: a claim with a sign needs a p-value between 0 and 1, got {e.p}; nothing was written")
+        c.verdict(e)                                                 # refuses what no verdict can be read from
     tested = {i: p for i, (c, e) in enumerate(measured) if (p := c.p(e)) is not None}
     adjusted = dict(zip(tested, holm(list(tested.values())))) if tested else {}
     folder = Path(folder) if folder else kit.results_dir()
@@ -274,11 +279,11 @@ def summary(records: Iterable[dict] | None = None) -> str:
 
 # %% ../../nbs/measure/15_ledger.ipynb #cb539899
 def forest(records: list[dict], path: str | Path, unit: str = "points") -> Path | None:
-    "Draw the records of one unit as a forest plot into an SVG file (README's picture); None if there is nothing to draw."
+    "Draw the records of one unit as a forest plot into an SVG file (README's picture: of effects that call for two axes, the smaller ones); None if there is nothing to draw."
     import io
 
     import matplotlib.pyplot as plt
-    fig = next((f for title, f in _figures(records) if title.startswith(f"Effects in {unit}")), None)
+    fig = next((f for title, f in _figures(records, unit) if "ffects in " in title), None)
     if fig is None:
         return None
     buffer = io.StringIO()
@@ -289,19 +294,18 @@ def forest(records: list[dict], path: str | Path, unit: str = "points") -> Path 
     return Path(path)
 
 
-def _figures(records: list[dict]) -> list[tuple[str, object]]:
+def _figures(records: list[dict], unit: str = "points") -> list[tuple[str, object]]:
     from diversity_kit.measure import plots
     effect = lambda r: Effect(**{k: r["effect"][k] for k in ("mean", "low", "high", "n")}, p=r["effect"]["p"] if r["effect"]["p"] is not None else math.nan)
-    out = []
-    for unit in [u for u in dict.fromkeys(r["claim"]["unit"] for r in records) if u == "points"]:      # differences; a ratio or a coefficient has no zero line to compare with
-        for where in dict.fromkeys(r["where"] for r in records):
-            some = [r for r in records if r["claim"]["unit"] == unit and r["where"] == where and r["effect"]["n"] > 1]
-            large = [r for r in some if max(abs(r["effect"]["low"]), abs(r["effect"]["high"])) > 4 * r["claim"]["margin"]]
-            for part, kind in (([r for r in some if r not in large], "Effects"), (large, "Large effects")):      # one axis for both would hide the small intervals
-                if part:
-                    rows = [(f"{r['claim']['id']}  {r['claim']['quantity']}", effect(r)) for r in part]
-                    title = f"{kind} in {unit} with 95 % intervals, {where}"
-                    out.append((title, plots.forest(rows, xlabel=f"effect ({unit})", verdicts=[r["verdict"] for r in part])))
+    out, records = [], [{"where": kit.results_dir().name} | r for r in records]
+    for where in dict.fromkeys(r["where"] for r in records):
+        some = [r for r in records if r["claim"]["unit"] == unit and r["where"] == where and r["effect"]["n"] > 1]
+        large = [r for r in some if max(abs(r["effect"]["low"]), abs(r["effect"]["high"])) > 4 * r["claim"]["margin"]]
+        for part, kind in (([r for r in some if r not in large], "Effects"), (large, "Large effects")):      # one axis for both would hide the small intervals
+            if part:
+                rows = [(f"{r['claim']['id']}  {r['claim']['quantity']}", effect(r)) for r in part]
+                title = f"{kind} in {unit} with 95 % intervals, {where}"
+                out.append((title, plots.forest(rows, xlabel=f"effect ({unit})", verdicts=[r["verdict"] for r in part])))
     drawn = set()                                                    # the claims of one chapter may share a curve
     for r in records:
         for title, arms in (r.get("curve") or {}).items():

@@ -111,7 +111,7 @@ def _metrics_dir() -> str:
 def confusion(predictions, references, labels: Sequence | None = None) -> tuple[list, np.ndarray]:
     """Labels (sorted, or as given) and the confusion matrix C of (12.1): shape (k, k), integer counts, rows true, columns predicted.
 
-    Raises ValueError for empty input, unequal lengths or a label missing from `labels`, TypeError for float or mixed labels."""
+    Raises ValueError for empty input, unequal lengths, a label missing from `labels` or twice in it, TypeError for float or mixed labels."""
     p, r = _labels(predictions, "predictions"), _labels(references, "references")
     if len(p) != len(r) or not p:
         raise ValueError(f"{len(p)} predictions for {len(r)} references: equal, non-zero numbers are needed")
@@ -119,6 +119,8 @@ def confusion(predictions, references, labels: Sequence | None = None) -> tuple[
         raise TypeError(f"predictions are {type(p[0]).__name__}, references {type(r[0]).__name__}")
     names = sorted({*p, *r}) if labels is None else list(labels)
     index = {name: i for i, name in enumerate(names)}
+    if not names or len(index) < len(names):
+        raise ValueError(f"labels={names}: distinct labels are needed")
     if missing := {*p, *r} - index.keys():
         raise ValueError(f"labels {sorted(missing)} occur in the data but not in labels={names}")
     cells = np.array([index[b] for b in r]) * len(names) + np.array([index[a] for a in p])
@@ -174,7 +176,7 @@ class PrecisionRecallF1(_LabelMetric):
 
     average: 'macro', 'micro', 'weighted', or 'binary' (the class `pos_label` alone). labels: classes to average over (default: all seen).
     zero_division: value of 0/0. per_class=True adds 'per_class': {label: {precision, recall, f1, support}}. Equal to scikit-learn's
-    precision_recall_fscore_support. ValueError for an unknown average, a problem that is not binary, a `pos_label` that does not occur."""
+    precision_recall_fscore_support, except that a weighted average over labels without any support is 0/0 too, and that a NaN given as zero_division stays NaN in an average. ValueError for an unknown average, a problem that is not binary, a `pos_label` that does not occur."""
 
     def __init__(self, average: str = "macro", labels: Sequence | None = None, pos_label: int | str = 1, zero_division: float = 0.0,
                  per_class: bool = False, **kwargs):
@@ -232,10 +234,13 @@ def classification_table(predictions, references, labels: Sequence | None = None
 def ngram_bleu(hypotheses: Sequence[Sequence[str]], references: Sequence[Sequence[Sequence[str]]], order: int = 4) -> float:
     """Corpus BLEU of (12.3) in [0, 1], unsmoothed, from tokens: hypotheses (N, tokens), references (N, options, tokens).
 
-    The reference length is the option closest to the hypothesis (the shorter on a tie). Raises ValueError for empty or unequal input.
+    The reference length is the option closest to the hypothesis (the shorter on a tie). Raises ValueError for empty or unequal input,
+    TypeError for a string where tokens are due (its letters would be the tokens).
     Source: Papineni et al. 2002; equal to sacreBLEU with smooth_method='none', divided by 100."""
     if not hypotheses or len(hypotheses) != len(references) or not all(references):
         raise ValueError(f"{len(hypotheses)} hypotheses for {len(references)} reference lists: equal numbers, none empty, are needed")
+    if any(isinstance(x, str) for hyp, options in zip(hypotheses, references) for x in (hyp, options, *options)):
+        raise TypeError("a string stands where a list of tokens is due: hypotheses are [tokens, ...], references [[tokens, ...], ...], one list of options each")
     grams = lambda tokens, n: Counter(zip(*(tokens[i:] for i in range(n))))
     hits, totals, c, r = np.zeros(order), np.zeros(order), 0, 0
     for hyp, options in zip(hypotheses, references):
@@ -276,12 +281,15 @@ class CJKTokenizer:
 
     def tokenize(self, text: str) -> list[str]:
         "The tokens of one text."
-        tokens, inside = [], False                                  # inside: may the next character join the last token?
+        tokens, inside, kept = [], False, False                     # inside: may the next character join the last token? kept: was the last one a letter or digit?
         for c in unicodedata.normalize("NFKC", text).lower():
             kind = unicodedata.category(c)[0]
-            if kind == "M" and tokens:
-                tokens[-1] += c                                     # a vowel sign or accent stays with its letter
-            elif unsegmented(c) and kind in "LN":
+            if kind == "M":
+                if kept and not "\ufe00" <= c <= "\ufe0f":          # a vowel sign or accent stays with its letter; a selector of emoji is neither
+                    tokens[-1] += c
+                continue
+            kept = kind in "LN"
+            if unsegmented(c) and kind in "LN":
                 tokens.append(c); inside = False
             elif kind in "LN" and inside:
                 tokens[-1] += c
@@ -550,13 +558,15 @@ def _read_rows(rows, decimals: int | None) -> tuple[dict, dict, int]:
         decimals = frame.attrs.get("decimals") if decimals is None else decimals
         items = frame.rename(columns={"f1": "f1-score", "f1_score": "f1-score"}).to_dict("index").items()
     elif isinstance(frame, Mapping):
-        items = [(k, v if isinstance(v, Mapping) else dict(zip((*_CELLS, "support"), v))) for k, v in frame.items()]
+        items = [(k, v if isinstance(v, Mapping) else {"f1-score": v} if k == "accuracy" and not hasattr(v, "__len__") else dict(zip((*_CELLS, "support"), v))) for k, v in frame.items()]
     else:
         raise TypeError(f"rows: text, a DataFrame or a mapping of row name to numbers, not {type(rows).__name__}")
     decimals, classes, averages = 2 if decimals is None else decimals, {}, {}
     for name, row in items:
         row = {"f1-score" if k in ("f1", "f1_score") else k: v for k, v in row.items()}
         kept, n = {}, row.get("support")
+        if str(name) == "accuracy" and n == row.get("f1-score"):     # pandas fills the whole row of classification_report(output_dict=True) with the accuracy
+            n = None
         for cell in _CELLS:
             v = row.get(cell)
             if v is None or v != v:
@@ -626,8 +636,8 @@ def audit_table(rows, decimals: int | None = None, single_label: bool | None = N
                 sizes: Mapping[str, int] | None = None, max_search: int = 4_000_000) -> Audit:
     """Which rows of a printed precision/recall/F1 table can come from no confusion matrix, by (12.6): one Finding per rule and row.
 
-    rows: text (as scikit-learn prints it), a DataFrame (columns precision, recall, f1-score, support) or {name: (P, R, F1[, support])},
-    fractions in [0, 1]; average rows are recognised by name. decimals: places printed (from the text, else 2). single_label: every example
+    rows: text (as scikit-learn prints it), a DataFrame (columns precision, recall, f1-score, support) or {name: (P, R, F1[, support])}, also
+    scikit-learn's output_dict and its frame, rounded as printed; fractions in [0, 1]; average rows are recognised by name. decimals: places printed (from the text, else 2). single_label: every example
     has one true and one predicted label and all classes are rows (default: True if there is an accuracy row). labels, sizes: facts to
     compare with, the task's label names and {what: number of test examples}. max_search: two-class searches beyond it use bounds instead.
     A table printed from true counts is never called impossible (0/0 printed as 0 or 1, values rounded to nearest).

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from .. import kit
+from .stats import _decimals
 
 # %% auto #0
 __all__ = ['PALETTE', 'VERDICT_STYLE', 'style', 'use_style', 'show', 'forest', 'learning_curve', 'definitions', 'source_link',
@@ -86,9 +87,11 @@ def _render(fig: Figure, limit: int) -> tuple[str, bytes]:
 
 # %% ../../nbs/measure/13_plots.ipynb #982ce3d3
 def _triple(name, effect) -> tuple[float, float, float]:
-    "(mean, low, high) of an Effect or a sequence of three; ValueError for NaN, infinite values or low > high."
+    "(mean, low, high) of an Effect or a sequence of three; ValueError for NaN, infinite values, low > high, or three in another order."
     parts = [getattr(effect, k) for k in ("mean", "low", "high")] if hasattr(effect, "low") else effect
     try:
+        if isinstance(parts, str):
+            raise TypeError
         mean, low, high = (float(x) for x in parts)
     except (TypeError, ValueError):
         raise TypeError(f"{name!r}: an Effect or (mean, low, high) is needed, not {effect!r}") from None
@@ -96,15 +99,17 @@ def _triple(name, effect) -> tuple[float, float, float]:
         raise ValueError(f"{name!r}: mean={mean}, low={low}, high={high} must be finite (an interval needs at least 2 values)")
     if low > high:
         raise ValueError(f"{name!r}: low={low} lies above high={high}")
+    if parts is effect and not low <= mean <= high:
+        raise ValueError(f"{name!r}: mean={mean} lies outside [{low}, {high}]; the order is (mean, low, high)")
     return mean, low, high
 
 # %% ../../nbs/measure/13_plots.ipynb #391033b0
-def forest(effects, xlabel: str, verdicts=None, margin: float | None = None, title: str = "", decimals: int = 2) -> Figure:
+def forest(effects, xlabel: str, verdicts=None, margin: float | None = None, title: str = "", decimals: int | None = None) -> Figure:
     """Forest plot of {label: Effect} or [(label, Effect), ...] (anything with mean, low, high, or three numbers), first row on top.
 
     verdicts: {label: verdict} or one per row (supported, refuted, equivalent, inconclusive, None). margin: shades the band of
-    differences that do not matter. Returns a Figure that pyplot knows nothing of.
-    Raises ValueError for no effects, NaN, low > high, unknown verdicts."""
+    differences that do not matter. decimals: of the numbers beside the rows (default: as an Effect prints itself). Returns a Figure that pyplot knows nothing of.
+    Raises ValueError for no effects, NaN, low > high, three numbers whose mean lies outside their interval, unknown verdicts."""
     rows = list(effects.items() if isinstance(effects, Mapping) else effects)
     if not rows:
         raise ValueError("no effects to plot")
@@ -124,7 +129,8 @@ def forest(effects, xlabel: str, verdicts=None, margin: float | None = None, tit
             color, marker = VERDICT_STYLE[verdict] if verdict else (PALETTE["blue"], "o")
             ax.plot([low, high], [i, i], color=color, linewidth=2.2, solid_capstyle="butt")
             ax.plot([mean], [i], color=color, marker=marker, markersize=6, markeredgecolor="white", markeredgewidth=0.6)
-            numbers = f"{mean:+.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+            k = _decimals(low, high, mean) if decimals is None else decimals
+            numbers = f"{mean:+.{k}f} [{low:.{k}f}, {high:.{k}f}]"
             ax.text(1.02, i, numbers, transform=ax.get_yaxis_transform(), va="center")
         ax.set(yticks=range(len(rows)), yticklabels=[str(label) for label, _ in rows], ylim=(len(rows) - 0.4, -0.6))
         if long:

@@ -152,7 +152,12 @@ def _rows(x, name: str) -> np.ndarray:
     "Examples along axis 0: a float64 vector, or any other array (labels, texts, rows of several columns) left as it is."
     if isinstance(x, (str, bytes, Mapping, Set)):
         raise TypeError(f"{name} must be a sequence of test examples, not a {type(x).__name__}")
-    arr = np.asarray(x if hasattr(x, "__array__") or not hasattr(x, "__iter__") else list(x))
+    x = x if hasattr(x, "__array__") or not hasattr(x, "__iter__") else list(x)
+    try:
+        arr = np.asarray(x)
+    except ValueError:                                                            # rows of unequal length: tokens of texts, say
+        arr = np.empty(len(x), dtype=object)
+        arr[:] = x
     if arr.ndim == 1 and arr.dtype.kind in "biuf":
         return _sample(arr, name)
     if arr.ndim == 0 or len(arr) < 2:
@@ -230,8 +235,8 @@ def sign_flip(a, b=None, n_perm: int = 10_000, seed=0, exact_up_to: int = 14) ->
     """Two-sided p of 'the paired differences are symmetric about 0', by flipping signs, eq. (11.5).
 
     `a`, `b`: (n,) as in `paired_t`. All 2^n patterns for n <= `exact_up_to` (at most 20), otherwise `n_perm` random ones with the
-    +1 correction (`seed`: int or Generator). The smallest possible value is 2^(1-n): with 5 seeds 0.0625. Raises as `paired_t`, and for
-    n_perm < 1.
+    +1 correction (`seed`: int or Generator). The smallest possible value is 2^(1-n) with all patterns (with 5 seeds 0.0625), else
+    1 / (n_perm + 1). Raises as `paired_t`, and for n_perm < 1.
     Source: Fisher (1935); for the +1 Phipson and Smyth (2010)."""
     d = _differences(a, b)
     n, bound = d.size, abs(d.sum()) - 1e-12 * np.abs(d).sum()                     # ties must survive rounding

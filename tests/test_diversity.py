@@ -89,6 +89,21 @@ def test_known_values_of_vendi():
     assert math.isclose(D._effective(w, 2), 1 / (w**2).sum()) and math.isclose(D._effective(w, math.inf), 2) and D._effective(w, 0) == 3
 
 
+def test_vendi_is_continuous_in_its_order():
+    x = np.random.default_rng(0).normal(size=(50, 20))
+    u = x / np.linalg.norm(x, axis=1, keepdims=True)
+    w = np.linalg.eigvalsh(u.T @ u / 50)
+    for q in (np.arange(.7, 1.3, .1)[3], 1 + 1e-9, 1 - 1e-7, 1 + 2e-6, 1 - 1e-5):
+        assert math.isclose(vendi(x, q), vendi(x), rel_tol=1e-4), q
+    assert math.isclose(vendi(x, 1000), math.exp(1000 * math.log(w.max()) / -999), rel_tol=1e-3)
+    assert math.isclose(vendi(x, 1e308), vendi(x, math.inf)) and vendi(x, .5) > vendi(x) > vendi(x, 3) > vendi(x, 1000) > vendi(x, math.inf)
+    assert math.isclose(vendi(x, 2), 1 / (w**2).sum()) and math.isclose(vendi(x, .5), np.sqrt(w).sum()**2)
+
+
+def test_short_copies_do_not_reach_self_bleu_1():
+    assert self_bleu(["good film"] * 5) < .5 < self_bleu(["good film"] * 5, 2) == 1 == self_bleu(["a very good film"] * 5)
+
+
 # ------------------------------------------------------------------------------------------------ against the libraries
 @pytest.mark.parametrize("smoothing", [.1, None])
 @given(texts=WORDS, max_n=st.integers(1, 4))
@@ -169,6 +184,29 @@ def test_panel_is_reproducible_and_says_its_n():
         p["novelty"]
 
 
+def test_the_pool_holds_at_most_what_was_asked():
+    p = panel(TOY, pool=100, resamples=5, measures=["distinct_1"])
+    assert (p.pool, p.n, p.texts) == (100, 50, 400) and panel(TOY, n=20, pool=1000, resamples=5, measures=["tokens"]).pool == 400
+    for n, pool, words in ((51, 100, "the pool: 2 to 50"), (None, 0, "pool=0"), (None, 3, "pool=3"), (None, 9.5, "pool=9.5")):
+        with pytest.raises(ValueError, match=words):
+            panel(TOY, n=n, pool=pool, resamples=5)
+
+
+def test_what_ones_own_tokenizer_empties_is_left_out():
+    split = lambda t: [w for w in t.split() if w != "the"]
+    p = panel(TOY[:40] + ["the the"] * 3, n=10, resamples=5, tokenizer=split)
+    assert p.blank == 3 and p.pool == 40
+
+
+def test_mauve_takes_the_texts_that_the_other_measures_take():
+    import pandas as pd
+    a, b = TOY[:60], [r["text"] for r in toy_world().sample(60, domain="toy_b")]
+    want = mauve_like(a, b, 5)
+    assert mauve_like(pd.DataFrame({"text": a}), b, 5) == want == mauve_like([tokens(t) for t in a], [tokens(t) for t in b], 5) == mauve_like(np.array(a), {"text": b}, 5)
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    assert mauve_like(x[:10], x[10:]) == mauve_like(x[:10].tolist(), x[10:].tolist()) == mauve_like(pd.DataFrame(x[:10]), x[10:])
+
+
 def test_panel_value_is_the_mean_over_draws_without_replacement():
     p = panel(TOY, n=50, resamples=5, measures=["distinct_2", "self_bleu", "vendi"])
     rng, want = np.random.default_rng([0, 36]), []
@@ -222,7 +260,8 @@ def test_a_frame_is_read_by_its_column():
     (lambda: vendi_kernel([[1, .5], [.4, 1]]), ValueError, "symmetric"), (lambda: vendi_kernel([[1, 2], [2, 1]]), ValueError, "no kernel"),
     (lambda: dispersion(np.ones((1, 2))), ValueError, "at least 2"), (lambda: panel(TOY[:3]), ValueError, "too few"), (lambda: panel(TOY, n=201), ValueError, "200 are possible"),
     (lambda: panel(TOY, n=10, resamples=3), ValueError, "at least 5"), (lambda: panel(TOY, measures=["x"]), ValueError, "unknown"),
-    (lambda: mauve_like(np.ones((3, 2)), np.ones((3, 4))), ValueError, "one encoder"), (lambda: between(TOY[:5], TOY), ValueError, "at least 10")])
+    (lambda: mauve_like(np.ones((3, 2)), np.ones((3, 4))), ValueError, "one encoder"), (lambda: mauve_like(TOY[:20], np.ones((20, 2))), ValueError, "one of each"),
+    (lambda: mauve_like([None, "a"], TOY), TypeError, r"a\[0\]"), (lambda: frontier([3, 4], [1, 2]), ValueError, "frontier needs two distributions"), (lambda: frontier([.5, .5], [np.nan, 1]), ValueError, "frontier"), (lambda: between(TOY[:5], TOY), ValueError, "at least 10")])
 def test_bad_input_says_what_is_wrong(call, error, words):
     with pytest.raises(error, match=words):
         call()

@@ -133,6 +133,38 @@ def test_rebalance_takes_the_training_split_only():
     assert len(rebalance(datasets.Dataset.from_dict(rows, split="train[:50%]"))) == 8
 
 
+@pytest.mark.parametrize("name", ["validation_matched", "validation_mismatched", "dev_clean", "holdout", "held-out", "eval_set", "Test2"])
+def test_rebalance_knows_held_out_data_by_its_usual_names(name):
+    rows = {"text": list("abc"), "label": [0, 0, 1]}
+    with pytest.raises(ValueError, match="marked"):
+        rebalance(datasets.Dataset.from_dict(rows | {"split": [name] * 3}))
+    assert len(rebalance(datasets.Dataset.from_dict(rows | {"split": ["train_clean", "contest", "train"]}))) == 4
+
+
+@pytest.mark.parametrize("dtype", ["str", "object", "category"])
+def test_a_column_of_a_frame_is_counted_whatever_its_type(dtype):
+    import pandas as pd
+    column = pd.Series(["a", "b", "a"], index=[7, 8, 9]).astype(dtype)
+    assert imbalance(column).counts == {"a": 2, "b": 1} and class_weights(column) == {"a": .75, "b": 1.5}
+    assert row_weights(column).tolist() == [.75, 1.5, .75] and len(oversample(column)) == 4 and len(balanced_bags(column, 1)[0]) == 2
+    numbers = pd.Series([1, 0, 1]).astype("object" if dtype == "object" else "Int64" if dtype == "str" else "category")
+    assert class_weights(numbers) == {1: .75, 0: 1.5} and row_weights(numbers).tolist() == [.75, 1.5, .75]
+
+
+def test_the_threshold_lies_between_neighbours_of_the_scores_own_type():
+    for dtype in (np.float16, np.float32, np.float64):
+        low = dtype(.3)
+        scores = np.array([low, np.nextafter(low, dtype(1))])
+        assert (scores >= best_threshold([0, 1], scores)).tolist() == [False, True]
+    torch = pytest.importorskip("torch")
+    assert best_threshold([False, True], torch.tensor([.25, .75], requires_grad=True)) == .5
+
+
+def test_weights_taken_after_resampling_are_one():
+    y = np.repeat([0, 1], [60, 20])
+    assert (row_weights(y[oversample(y)]) == 1).all() and (row_weights(y)[oversample(y)] != 1).all()
+
+
 def test_imbalance_says_how_skewed():
     one = imbalance([3] * 90 + [1] * 10)
     assert one.counts == {3: 90, 1: 10} and one.ratio == 9 and one.majority_accuracy == .9 and 1 < one.effective_classes < 2
@@ -144,6 +176,11 @@ def test_imbalance_says_how_skewed():
     (lambda: imbalance([]), "non-empty"), (lambda: imbalance([[1, 0]]), "one-hot"), (lambda: imbalance([1., np.nan]), "missing"), (lambda: imbalance(["a", None]), "missing"), (lambda: imbalance(["a", float("nan"), "b"]), "missing"),
     (lambda: oversample([0, 0, 1], to=1), "use undersample"), (lambda: undersample([0, 1], to=0), "at least one"), (lambda: balanced_bags([0, 1], 0), "bags=0"),
     (lambda: smote(np.ones((1, 2)), 3), "at least 2"), (lambda: smote([[np.nan], [1.]], 3), "finite"), (lambda: prior_shift([[.5, .5]], [1, 0], [.5, .5]), "positive"),
+    (lambda: imbalance([0, 1, "1"]), "strings beside"), (lambda: imbalance(np.array(["a", 1], object)), "strings beside"),
+    (lambda: prior_shift([[3, -2]], [.5, .5], [.5, .5]), "row 0"), (lambda: prior_shift([[.5, .5], [.9, .9]], [.5, .5], [.5, .5]), "row 1"), (lambda: prior_shift([[np.nan, .5]], [.5, .5], [.5, .5]), "row 0"),
+    (lambda: prior_shift([[1, 0]], [.5, .5], [0, 1]), "positive"), (lambda: prior_shift([[.5, .5]], [.5, .5], [np.nan, 1]), "positive"), (lambda: prior_shift([[.5, .5]], [np.inf, 1], [.5, .5]), "positive"),
+    (lambda: best_threshold([0, 1, 1], [.1, np.nan, .9]), "finite"), (lambda: best_threshold([.9, 1, 0], [.1, .2, .3]), "labels 0 and 1"), (lambda: best_threshold(["0", "1"], [.1, .2]), "labels 0 and 1"),
+    (lambda: best_threshold([0, 1], [.1, .2], [1, -1]), "weights"), (lambda: best_threshold([0, 1], [.1, .2], 2), "weights"), (lambda: best_threshold([0, 1], [.1, .2], [1, 0]), "weights"),
     (lambda: best_threshold([1, 1], [.1, .2]), "both present"), (lambda: pr_auc([0, 0], [.1, .2]), "no row of class 1"), (lambda: with_interval([0, 0, 1], [1, 2, 3], pr_auc), "at least 2"),
     (lambda: rebalance(datasets.Dataset.from_dict({"y": [1]}), "up"), "'over' or 'under'"), (lambda: rebalance(datasets.Dataset.from_dict({"y": [1]})), "no column")])
 def test_bad_input_says_what_is_wrong(call, words):

@@ -166,7 +166,9 @@ def _closest(lengths: np.ndarray) -> np.ndarray:
 
 
 def self_bleu(texts: Iterable, max_n: int = 4, tokenizer: str | Callable | None = None, smoothing: float | None = 0.1) -> float:
-    """Equation (36.3): mean BLEU of each text against all others, in [0, 1]; 1: every text has a copy. Rises as the collection grows.
+    """Equation (36.3): mean BLEU of each text against all others, in [0, 1]; 1: every text has a copy and at least max_n tokens. Rises as the collection grows.
+
+    A text with fewer than max_n tokens has no long n-grams to share and stays below 1 even beside its copy: for titles or labels lower max_n.
 
     Equal to NLTK's sentence_bleu with all other texts as references and SmoothingFunction(epsilon=smoothing).method1 (None: method0,
     where a text without a shared max_n-gram scores 0), in time N log N instead of N squared: the clipping count of a gram is its largest
@@ -222,11 +224,17 @@ def _frequencies(a: Iterable, b: Iterable, n: int, tokenizer) -> tuple[np.ndarra
     return counts[0] / counts[0].sum(), counts[1] / counts[1].sum()
 
 
-def jsd(p: np.ndarray, q: np.ndarray) -> float:
-    "Equation (36.5): Jensen-Shannon divergence of two distributions over the same list, in bits, 0 (equal) to 1 (nothing shared)."
+def _shares(p, q, what: str) -> tuple[np.ndarray, np.ndarray]:
+    "Two distributions over the same list; ValueError for anything else."
     p, q = (np.asarray(v, float) for v in (p, q))
-    if p.shape != q.shape or p.min() < 0 or q.min() < 0 or not np.allclose([p.sum(), q.sum()], 1):
-        raise ValueError("jsd needs two distributions over the same list: equal shapes, no negative entries, sums of 1")
+    if p.shape != q.shape or not p.size or not ((p >= 0) & (q >= 0)).all() or not np.allclose([p.sum(), q.sum()], 1):
+        raise ValueError(f"{what} needs two distributions over the same list: equal shapes, no negative entries, sums of 1; divide counts by their sum")
+    return p, q
+
+
+def jsd(p: np.ndarray, q: np.ndarray) -> float:
+    "Equation (36.5): Jensen-Shannon divergence of two distributions over the same list, in bits, 0 (equal) to 1 (nothing shared). ValueError for counts."
+    p, q = _shares(p, q, "jsd")
     kl = lambda x, y: float((x[x > 0] * np.log2(x[x > 0] / y[x > 0])).sum())
     m = (p + q) / 2
     return min(1., max(0., (kl(p, m) + kl(q, m)) / 2))
@@ -235,7 +243,7 @@ def jsd(p: np.ndarray, q: np.ndarray) -> float:
 def jensen_shannon(a: Iterable, b: Iterable, n: int = 1, tokenizer: str | Callable | None = None) -> float:
     """Equation (36.5) on n-gram frequencies: how far apart the vocabularies of two collections are, in bits, in [0, 1].
 
-    Two samples of one source are not at 0 either: compare with a split of one of them, at equal sizes (`between`). Source: Lin 1991."""
+    Two samples of one source are not at 0 either: compare at equal sizes with what shuffled texts give (`between`). Source: Lin 1991."""
     return jsd(*_frequencies(a, b, n, tokenizer))
 
 # %% ../../nbs/data/36_diversity.ipynb #19a9edea
@@ -323,9 +331,13 @@ def dispersion(embeddings) -> float:
 def _effective(eigenvalues: np.ndarray, q: float) -> float:
     "Equation (36.8): effective number of eigenvalues that sum to 1; q: 0 (their count), 1 (exp of Shannon's entropy), inf (1 / largest)."
     w = eigenvalues[eigenvalues > 1e-12]
-    if q == 1:
+    w = w / w.sum()
+    if abs(q - 1) < 1e-6:                                            # the limit: 1 / (1 - q) would magnify rounding
         return float(np.exp(-(w * np.log(w)).sum()))
-    return float(1 / w.max()) if math.isinf(q) else float((w**q).sum() ** (1 / (1 - q)))
+    top = float(w.max())
+    if q == 0 or math.isinf(q):
+        return 1 / top if q else float(len(w))
+    return math.exp(q / (1 - q) * math.log(top) + math.log(((w / top) ** q).sum()) / (1 - q))    # w**q alone would be 0 for large q
 
 
 def _order_q(q) -> float:
@@ -362,8 +374,8 @@ def vendi_kernel(K, q: float = 1) -> float:
 def frontier(p: np.ndarray, q: np.ndarray, c: float = 5., points: int = 401) -> np.ndarray:
     """Equation (36.9): the divergence frontier of two histograms, (points, 2): exp(-c KL(q | r)) and exp(-c KL(p | r)) for the mixtures r.
 
-    From (1, 0) to (0, 1): low first coordinate: p holds what q lacks. Source: Pillutla et al. 2021; written from the paper."""
-    p, q = np.asarray(p, float), np.asarray(q, float)
+    From (1, 0) to (0, 1): low first coordinate: p holds what q lacks. ValueError for anything but two lists of shares with the sum 1. Source: Pillutla et al. 2021; written from the paper."""
+    p, q = _shares(p, q, "frontier")
     kl = lambda x, r: float((x[x > 0] * np.log(x[x > 0] / r[x > 0])).sum())
     grid = (1 - np.cos(np.linspace(0, np.pi, points)))[1:-1] / 2
     curve = [(math.exp(-c * kl(q, r)), math.exp(-c * kl(p, r))) for r in (w * p + (1 - w) * q for w in grid)]
@@ -377,14 +389,16 @@ def _area(curve: np.ndarray) -> float:
 
 
 def mauve_like(a, b, clusters: int | None = None, c: float = 5., repeats: int = 3, seed: int = 0) -> float:
-    """Area under the divergence frontier (36.9) of two sets of embeddings (N, d), (M, d), or of two lists of texts; in (0, 1], 1: alike.
+    """Area under the divergence frontier (36.9) of two sets of embeddings (N, d), (M, d), or of two collections of texts; in (0, 1], 1: alike.
 
     Both sets are cut into `clusters` cells (None: a tenth of the smaller set, 2 to 500) by k-means on the pooled rows, one count of 1/2 is
     added to each cell, and the area is the mean of `repeats` cuts, because one cut moves with its seed. Texts are embedded as
     `ngram_features`, reduced to 50 dimensions. Not the published MAUVE number (that is GPT-2 features): compare at equal sizes only."""
     from sklearn.cluster import KMeans
-    texts = not hasattr(a, "shape") and len(a) and isinstance(a[0], str)
-    a, b = _reduced(_checked(a, "a"), _checked(b, "b")) if texts else (_dense(a, "a"), _dense(b, "b"))
+    a, b = (v if _numbers(v) else _checked(v, name) for v, name in ((a, "a"), (b, "b")))
+    if _numbers(a) != _numbers(b):
+        raise ValueError("mauve_like compares texts with texts, or embeddings with embeddings: one of each was given")
+    a, b = (_dense(a, "a"), _dense(b, "b")) if _numbers(a) else _reduced(a, b)
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"a has {a.shape[1]} columns and b {b.shape[1]}: embed both with one encoder")
     k = clusters or int(min(500, max(2, min(len(a), len(b)) // 10)))
@@ -396,6 +410,13 @@ def mauve_like(a, b, clusters: int | None = None, c: float = 5., repeats: int = 
         p, q = (np.bincount(side, minlength=k) + .5 for side in (cell[:len(a)], cell[len(a):]))
         areas.append(_area(frontier(p / p.sum(), q / q.sum(), c)))
     return float(np.mean(areas))
+
+
+def _numbers(x) -> bool:
+    "Embeddings, not texts: an array, a tensor, or rows of numbers."
+    if isinstance(x, (list, tuple)):
+        return bool(x) and not isinstance(x[0], str) and hasattr(x[0], "__iter__") and not all(isinstance(v, str) for v in x[0])
+    return getattr(x, "ndim", 0) >= 2 and "text" not in getattr(x, "columns", ())
 
 
 def _dense(x, name):
@@ -506,8 +527,10 @@ def _sizes(n: int | None, pool: int, resamples: int, what: str) -> int:
     return int(n)
 
 
-def _spoken(text) -> bool:
+def _spoken(text, tokenizer=None) -> bool:
     "Has this text (str or tokens) a token at all?"
+    if callable(tokenizer) and isinstance(text, str):
+        return len(tokens(text, tokenizer)) > 0
     return any(c.isalnum() for c in text) if isinstance(text, str) else len(text) > 0
 
 
@@ -519,18 +542,20 @@ def panel(texts: Iterable[str], n: int | None = None, resamples: int = 20, encod
           seed: int = 0, pool: int | None = None, measures: Sequence[str] | None = None) -> Panel:
     """The diversity of a collection at a stated n: every measure on `resamples` draws of n texts without replacement, interval (36.10).
 
-    n: None takes 1000, or half of the texts if there are fewer than 2000. pool: at most this many texts are looked at (None: 20 n), drawn
+    n: None takes 1000, or half of the pool if that is less. pool: the resamples are drawn from at most this many texts (None: 20 n), chosen
     at random. encoder: texts -> (N, d) for dispersion and vendi (each text is encoded once); None: the n-gram kernel (1- and 2-grams).
     measures: which (default: all nine). A text without tokens is left out and counted. TypeError for items that are no text, ValueError
-    for fewer than 4 texts, n above half of the pool, or too few resamples."""
+    for a pool of fewer than 4 texts, n above half of it, or too few resamples."""
     texts = _checked(texts)
     wanted = [m for m in MEASURES if MEASURES[m][1] or m == "tokens"] if measures is None else list(measures)
     if bad := set(wanted) - set(_ONE):
         raise ValueError(f"unknown measures {sorted(bad)}: choose from {', '.join(_ONE)}")
     rng = np.random.default_rng([seed, 36])
-    kept = np.array([i for i, t in enumerate(texts) if _spoken(t)], int)
-    size = _sizes(n, len(kept), resamples, "texts with tokens")
-    limit = max(pool or 20 * size, 2 * size)
+    if pool is not None and (isinstance(pool, bool) or not isinstance(pool, (int, np.integer)) or pool < 4):
+        raise ValueError(f"pool={pool!r}: the number of texts to draw from, at least 4")
+    kept = np.array([i for i, t in enumerate(texts) if _spoken(t, tokenizer)], int)
+    size = _sizes(n, len(kept) if pool is None else min(pool, len(kept)), resamples, "texts with tokens" + ", the pool" * (pool is not None))
+    limit = 20 * size if pool is None else pool
     chosen = kept if len(kept) <= limit else np.sort(rng.choice(kept, limit, replace=False))
     some = [texts[i] for i in chosen]
     grams, vectors = Grams(some, tokenizer), None

@@ -611,6 +611,19 @@ def test_a_vectorizer_may_be_used(tmp_path):
     assert fresh == used != other
 
 
+def test_a_tokenizer_may_be_used_too(tmp_path):
+    "It keeps the truncation of its last call, which depends on which trials have run and which came out of the cache."
+    source = """
+        import transformers
+        from tokenizers import Tokenizer, models
+        G = transformers.PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"a": 0, "%s": 1}, "a")), unk_token="a", pad_token="a")
+        %s
+        def trial(config, seed): return {"m": G}
+    """
+    fresh, used, other = (key(source % x, tmp_path) for x in (("b", ""), ("b", "G(['a b', 'a'], truncation=True, max_length=1, padding=True)"), ("c", "")))
+    assert fresh == used != other
+
+
 @pytest.mark.parametrize("use, counts", [("cfg.experiment_seeds", False), ("cfg[KEY]", True), ("cfg[f'{KEY}']", True), ("getattr(cfg, KEY)", True), ("cfg['experiment_seeds']", False)])
 def test_a_setting_read_by_a_computed_key_makes_all_settings_count(tmp_path, monkeypatch, use, counts):
     source = f"from diversity_kit import kit\ncfg = kit.profile()\nKEY = 'risk_seeds'\ndef trial(config, seed):\n    return {{'m': {use}}}\n"

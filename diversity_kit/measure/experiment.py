@@ -159,6 +159,9 @@ def _made(value) -> tuple:
         if isinstance(state, dict):                                  # scikit-learn's vectorizers note the address of their stop words, once they are used
             places = set(map(id, state.values()))
             state = {k: v for k, v in state.items() if not (type(v) is int and v in places)}
+            if hasattr(value, "backend_tokenizer"):                  # transformers' tokenizers keep the truncation and padding of their last call
+                backend = json.loads(value.backend_tokenizer.to_str())
+                state |= {"_tokenizer": {k: v for k, v in backend.items() if k not in ("truncation", "padding")}}
         return type(value), maker, args, state, *(list(part) for part in items if part is not None)
     except Exception:                                                # a lock, an open file, a tensor without data
         return (type(value),)

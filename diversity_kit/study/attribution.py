@@ -107,6 +107,8 @@ def flip_labels(labels, rate: float, kind: str = "symmetric", seed: int = 0, cla
         raise ValueError(f"kind={kind!r} needs {'group=' if kind == 'group' else 'margin='}")
     pools = {"symmetric": lambda: np.arange(len(y)), "one-sided": lambda: np.flatnonzero(y == 0), "group": lambda: np.flatnonzero(np.asarray(group, bool)),
              "boundary": lambda: np.argsort(np.asarray(margin), kind="stable")[:k]}
+    if kind in pools and (short := {"group": group, "boundary": margin}.get(kind)) is not None and len(short) != len(y):
+        raise ValueError(f"{len(short)} values of {'group' if kind == 'group' else 'margin'} for {len(y)} labels: one for each row is needed")
     if kind not in pools:
         raise ValueError(f"kind={kind!r}: choose {', '.join(pools)}")
     pool = pools[kind]()

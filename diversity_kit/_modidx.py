@@ -2617,6 +2617,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'diversity_kit.learn.peft._place': ('learn/peft.html#_place', 'diversity_kit/learn/peft.py'),
                                           'diversity_kit.learn.peft._replace': ('learn/peft.html#_replace', 'diversity_kit/learn/peft.py'),
                                           'diversity_kit.learn.peft._room': ('learn/peft.html#_room', 'diversity_kit/learn/peft.py'),
+                                          'diversity_kit.learn.peft._scales': ('learn/peft.html#_scales', 'diversity_kit/learn/peft.py'),
                                           'diversity_kit.learn.peft._triplets': ( 'learn/peft.html#_triplets',
                                                                                   'diversity_kit/learn/peft.py'),
                                           'diversity_kit.learn.peft.adapter_state': ( 'learn/peft.html#adapter_state',

@@ -178,6 +178,12 @@ def test_gradient_dot_is_the_derivative_of_a_step():
     assert np.allclose(v, steps, rtol=1e-3, atol=1e-4) and np.allclose(v, gradient_dot(sparse.csr_matrix(x), y, sparse.csr_matrix(tx), ty, soft(x @ w), soft(tx @ w)))
 
 
+def test_gradient_dot_takes_bools():
+    x, p = RNG.normal(size=(4, 2)), np.full((4, 2), .5)
+    y = np.array([0, 1, 1, 0])
+    assert np.array_equal(gradient_dot(x, y == 1, x, y == 1, p, p), gradient_dot(x, y, x, y, p, p))
+
+
 def test_without_each_names_the_bad_source():
     source = np.repeat(list("abc"), 10)
     got = without_each(lambda i: 50 + (i.size - 20) - 30 * (source[i] == "b").any(), source)
@@ -204,6 +210,12 @@ def test_prune_keeps_what_it_says():
     (lambda: cartography([[.5]]), "2 epochs"), (lambda: cartography([[2.], [1.]]), "probabilities"), (lambda: out_of_sample(np.eye(4), [0, 0, 0, 1]), "smallest"),
     (lambda: label_errors([0, 1], [[1, 0]]), "2 labels"), (lambda: knn_shapley(np.eye(2), [0, 1], np.eye(2), [0, 1], 3), "k=3"),
     (lambda: gradient_dot(np.eye(2), [0, 1], np.eye(2), [0, 1], np.ones((3, 2)), np.ones((2, 2))), "do not fit"), (lambda: without_each(len, ["a", "a"]), "one group"),
+    (lambda: gradient_dot(np.eye(2), [-1, 1], np.eye(2), [0, 1], np.ones((2, 2)), np.ones((2, 2))), r"whole numbers 0\.\.1"),
+    (lambda: gradient_dot(np.eye(2), [0, 1], np.eye(2), [0., 1.], np.ones((2, 2)), np.ones((2, 2))), "whole numbers"),
+    (lambda: sharing_effects(np.eye(4), [("a", "x", 0), ("a", "x", 1), ("b", "y", 0), ("b", "y", 1)], ("source", "language", "half")), "never varies apart"),
+    (lambda: sharing_effects([[1, np.nan], [1, 1]], [("a",), ("b",)], ("s",)), "finite"),
+    (lambda: out_of_sample(np.eye(16), [0, 1] * 5 + [2] * 6, groups=[*range(10), *[99] * 6]), "class 2 fall into one fold"),
+    (lambda: flip_labels([0, 1] * 5, .2, "group", group=[True] * 3), "3 values of group for 10"), (lambda: flip_labels([0, 1] * 5, .2, "boundary", margin=[1, 2]), "2 values of margin for 10"),
     (lambda: prune([1.], 0), "share"), (lambda: prune([1.], .5, "best"), "keep")])
 def test_bad_input_says_what_is_wrong(call, words):
     with pytest.raises(ValueError, match=words):

@@ -84,3 +84,22 @@ def test_more_faults():
         search(("a", "a"), lambda *a: {}, 8)
     with pytest.raises(ValueError, match="same domains"):
         search(("a", "b"), lambda s, k, f: {"p": 1.} if k % 2 else {"q": 1.}, 8)
+
+
+@pytest.mark.parametrize("folds", [0, 1, -2, 2.5, True])
+def test_folds_that_are_none(folds):
+    with pytest.raises(ValueError, match="at least 2 parts"):
+        held_out_r2(R, R[:, 0], folds=folds)
+
+
+def test_a_domain_that_does_not_vary_has_no_r2():
+    got = held_out_r2(R, np.c_[np.full(len(R), .1), 3 - R[:, 0]], "linear")
+    assert np.isnan(got[0]) and abs(got[1] - 1) < 1e-9
+
+
+@pytest.mark.parametrize("weights", [[0, 0], [1, -1], [1, np.nan], [1]])
+def test_weights_of_domains(weights):
+    law = fit_law(R, np.c_[3 - R[:, 0], 3 - R[:, 1]], "linear")
+    assert law.best([1, 0])[0] > .9 and law.best([0, 2])[1] > .9
+    with pytest.raises(ValueError, match="one for each domain"):
+        law.best(weights)

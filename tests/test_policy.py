@@ -37,7 +37,8 @@ def test_grid():
 
 
 @pytest.mark.parametrize("args, error", [(({"Swap": Swap}, [.1], [0]), "copies=0"), (({"Swap": Swap}, [.1], [True]), "copies=True"), (({}, [.1], [1]), "empty"),
-                                         (({"f": lambda r: r}, [.1], [1]), "is a float, not a Transform"), (({"Swap": Swap}, [2], [1]), "between 0 and 1")])
+                                         (({"f": lambda r: r}, [.1], [1]), "is a float, not a Transform"), (({"Swap": Swap}, [2], [1]), "between 0 and 1"),
+                                         (({"Swap": Swap}, [.1, .1000001], [1]), "both called"), (({"Swap": Swap}, [.1234567, .1234568], [1, 2]), "both called")])
 def test_grid_faults(args, error):
     with pytest.raises((TypeError, ValueError), match=error):
         grid(*args)

@@ -27,7 +27,7 @@ def grid(ops: Mapping[str, Callable[[float], Transform]], rates: Iterable[float]
     """Policies (operation, rate, copies): name -> config with the keys op, rate, copies and transform (a dict: `Transform.from_dict`).
 
     ops: name -> function of the rate, such as {"Swap": Swap}; copies: whole numbers >= 1; sample: so many of them, at random.
-    Raises TypeError if an operation makes no transform, ValueError for an empty grid or copies below 1."""
+    Raises TypeError if an operation makes no transform, ValueError for an empty grid, copies below 1, or two rates with one name (equal to six digits)."""
     out = {}
     for op, make in ops.items():
         for rate in rates:
@@ -37,7 +37,10 @@ def grid(ops: Mapping[str, Callable[[float], Transform]], rates: Iterable[float]
             for k in copies:
                 if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
                     raise ValueError(f"copies={k!r} must be a whole number >= 1 (0 copies is no augmentation, which is always considered)")
-                out[f"{op}({rate:g}) x{k}"] = {"op": op, "rate": float(rate), "copies": int(k), "transform": t.to_dict()}
+                name = f"{op}({rate:g}) x{k}"
+                if name in out and out[name]["rate"] != rate:
+                    raise ValueError(f"rates {out[name]['rate']!r} and {rate!r} are both called {name!r}: give rates that differ in the first six digits")
+                out[name] = {"op": op, "rate": float(rate), "copies": int(k), "transform": t.to_dict()}
     if not out:
         raise ValueError("the grid is empty: give at least one operation, rate and number of copies")
     if sample is not None and sample < len(out):

@@ -334,15 +334,6 @@ def test_pipeline_gradient_is_the_gradient_of_the_batch(sizes, cuts, seed):
     assert all(torch.allclose(p.grad, g, rtol=1e-11, atol=1e-13) for p, g in zip(net.parameters(), want))
 
 
-def test_a_layer_that_two_stages_share_is_divided_once():
-    torch.manual_seed(0)
-    tied, head = torch.nn.Linear(4, 4).double(), torch.nn.Linear(4, 3).double()
-    X, y = randn(6, 4), torch.randint(0, 3, (6,))
-    want = torch.autograd.grad(F.cross_entropy(head(tied(tied(X))), y), [tied.weight, head.weight])
-    pipeline_step([torch.nn.Sequential(tied), torch.nn.Sequential(tied, head)], lambda out, t: (F.cross_entropy(out, t, reduction="sum"), len(t)), zip(X.split(2), y.split(2)))
-    assert torch.allclose(tied.weight.grad, want[0], atol=1e-12) and torch.allclose(head.weight.grad, want[1], atol=1e-12)
-
-
 def test_pipeline_faults():
     for stages, batches in (([], [(randn(1, 1), 0)]), ([torch.nn.Linear(1, 1).double()], [])):
         with pytest.raises(ValueError, match="stage|loss terms"):

@@ -545,33 +545,3 @@ def test_trials_refuse():
 def test_test_rows_keep_their_mark():
     from diversity_kit.learn.finetune import is_test
     assert is_test(rows("toy_sentiment/toy_a", "test", "random", 64)) and not is_test(rows("toy_sentiment/toy_a", "train", "random", 64))
-
-
-def test_a_file_of_another_scale_is_refused(tmp_path):
-    save_adapter(stirred(inject(bert(), "lora", rank=2, alpha=16)), tmp_path / "a")
-    other = inject(bert(), "lora", rank=2, alpha=4)
-    before = adapter_state(other)
-    with pytest.raises(ValueError, match="alpha / rank = 8, the model has 2"):
-        load_adapter(other, tmp_path / "a")
-    assert all(torch.equal(before[n], p) for n, p in adapter_state(other).items())
-    load_adapter(inject(bert(), "lora", rank=2, alpha=16), tmp_path / "a")
-
-
-@pytest.mark.parametrize("first", ["prefix", "prompt"])
-@pytest.mark.parametrize("second", METHODS)
-def test_wrapped_models_are_not_injected_again(first, second):
-    with pytest.raises(ValueError, match="changed already"):
-        inject(inject(bert(), first), second)
-
-
-def test_no_names_are_refused():
-    with pytest.raises(ValueError, match="needs the names"):
-        inject(bert(), "lora", names=[])
-
-
-def test_a_prefix_without_shift_takes_every_text_that_fits():
-    ids = torch.randint(1, 60, (2, 41))
-    assert PrefixTuned(bert(), 4)(ids[:, :40]).logits.shape == (2, 3)
-    for model, n in ((PrefixTuned(bert(), 4), 41), (PrefixTuned(bert(), 4, shift=True), 37)):
-        with pytest.raises(ValueError, match="positions"):
-            model(ids[:, :n])

@@ -124,27 +124,23 @@ def _columns(dataset, what: str, *needed: str) -> None:
 def encode_labels(dataset, label2id: Mapping | None = None, column: str = "label"):
     """(dataset with whole-number labels, label2id). Without label2id the classes are numbered in sorted order; pass the training set's to every other split.
 
-    None stays None: unlabelled, and so become NaN and -100 (UNLABELLED). A ClassLabel column gives its names, with its own numbers. Raises ValueError for a missing column, a class that label2id lacks (with a row), labels of mixed types and, without label2id, no labels at all or a single class."""
+    None stays None: unlabelled. Raises ValueError for a missing column, a class that label2id lacks (with a row), labels of mixed types and, without label2id, no labels at all or a single class."""
     _columns(dataset, "the dataset", column)
     values = dataset[column][:]
-    names = getattr((getattr(dataset, "features", None) or {}).get(column), "names", None)
-    if names and (label2id is None or set(names) & set(label2id)):
-        values = [None if v is None or v < 0 else names[v] for v in values]
-    values = [None if v is None or v != v or v == UNLABELLED else v for v in values]
-    known = [v for v in values if v is not None]
+    known = [v for v in values if v is not None and v == v]
     kinds = {("number" if isinstance(v, (int, np.integer, bool, float)) else type(v).__name__) for v in known}
     if not known and label2id is None:
         raise ValueError(f"column {column!r} holds no label in {len(values)} rows")
     if len(kinds) > 1:
         raise ValueError(f"column {column!r} mixes {' and '.join(sorted(kinds))}: make all labels of one type")
     if label2id is None:
-        label2id = {v: i for i, v in enumerate(names or sorted(set(known)))}
-        if len(set(known)) < 2:
+        label2id = {v: i for i, v in enumerate(sorted(set(known)))}
+        if len(label2id) < 2:
             raise ValueError(f"all {len(known)} labels are {known[0]!r}: a classifier needs two classes; is the file sorted by class and cut?")
     if unseen := sorted({v for v in known if v not in label2id}, key=str):
         at = values.index(unseen[0])
         raise ValueError(f"label {unseen[0]!r} (row {at}, {values.count(unseen[0])} rows) is not among the training labels {list(label2id)}: correct it, or train on it")
-    codes = [None if v is None else label2id[v] for v in values]
+    codes = [None if v is None or v != v else label2id[v] for v in values]
     return dataset.remove_columns(column).add_column(column, codes), dict(label2id)
 
 
@@ -273,11 +269,8 @@ class AugmentedTrainer(Trainer):
                  sharpen: float = 1.0, confidence: float = 0.0, **more):
         if (transform is not None or consistency) and copies < 1:
             raise ValueError(f"copies={copies}: {'a transform' if transform is not None else 'consistency'} needs at least one copy to make")
-        if copies < 0 or not (math.isfinite(consistency) and consistency >= 0):
-            raise ValueError(f"copies={copies}, consistency={consistency}: whole copies >= 0 and a finite weight >= 0 are needed")
         _check_teacher(sharpen, confidence)
-        held = {f"eval_dataset[{k!r}]": v for k, v in eval_dataset.items()} if isinstance(eval_dataset, Mapping) else {"eval_dataset": eval_dataset}
-        for name, ds in {"train_dataset": train_dataset, **held}.items():
+        for name, ds in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             if is_test(ds):
                 raise ValueError(f"{name} is marked as a test split: choose models on development rows; the test split is for predict(), once")
         self._check_fit(model, tokenizer, train_dataset, eval_dataset, unlabelled=consistency > 0)

@@ -316,10 +316,7 @@ class PrefixTuned(nn.Module):
 
     def forward(self, input_ids, attention_mask=None, labels=None, **kwargs):
         B, n = input_ids.shape
-        if self.shift:
-            _room(self.model, self.length, n)
-        elif n > self.config.max_position_embeddings:
-            raise ValueError(f"{n} tokens, the model has {self.config.max_position_embeddings} positions: shorten the texts (max_length)")
+        _room(self.model, self.length if self.shift else 1, n)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         past = transformers.DynamicCache()
         for l, (k, v) in enumerate(self.prefix):
@@ -378,13 +375,11 @@ def _replace(model: nn.Module, names: Sequence[str], make) -> None:
 def inject(model: MeanClassifier, method: str, rank: int = 8, alpha: float = 16.0, bottleneck: int = 16, length: int = 8, names: Sequence[str] = TARGETS) -> nn.Module:
     """The model with a method of this chapter put in (in place; prefix and prompt wrap it), ready to train; `names`: the layers that lora and adalora change.
 
-    Raises ValueError for an unknown method, no names or names that match nothing, a model that has been changed or wrapped already, and as the layers do."""
+    Raises ValueError for an unknown method, names that match nothing, a model that has low-rank layers already, and as the layers do."""
     if method not in METHODS:
         raise ValueError(f"method {method!r} is unknown: one of {', '.join(METHODS)}")
-    if any(isinstance(m, LoRALinear | Adapter | PrefixTuned | PromptTuned) for m in model.modules()):
+    if any(isinstance(m, LoRALinear | Adapter) for m in model.modules()):
         raise ValueError("the model has been changed already: start from a fresh base_model")
-    if method in ("lora", "adalora") and not len(names):
-        raise ValueError(f"names={names!r}: {method} needs the names of the linear layers it changes, such as {', '.join(TARGETS)}")
     if method == "full":
         return model.requires_grad_(True)
     if method in ("prefix", "prompt"):
@@ -442,11 +437,6 @@ def adapter_state(model: nn.Module) -> dict[str, torch.Tensor]:
     return {n: p.detach().cpu().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
-def _scales(model: nn.Module) -> dict[str, str]:
-    "alpha / rank of each low-rank layer: what its matrices are multiplied by, which the matrices do not tell."
-    return {n: f"{m.scale:.9g}" for n, m in model.named_modules() if isinstance(m, LoRALinear)}
-
-
 def save_adapter(model: nn.Module, path: str | Path) -> int:
     "Write `adapter_state` as a safetensors file, entirely or not at all; its size in bytes. Raises ValueError for a model without trainable parameters."
     from safetensors.torch import save
@@ -454,26 +444,20 @@ def save_adapter(model: nn.Module, path: str | Path) -> int:
     if not state:
         raise ValueError("nothing is trainable in this model, so there is nothing to keep: inject a method first")
     with kit.whole_file(path) as f:
-        f.write(save({k: v.contiguous() for k, v in state.items()}, metadata=_scales(model)))
+        f.write(save({k: v.contiguous() for k, v in state.items()}))
     return Path(path).stat().st_size
 
 
 @torch.no_grad()
 def load_adapter(model: nn.Module, state: Mapping[str, torch.Tensor] | str | Path) -> nn.Module:
-    """Put a saved task into a model that the same method was injected into. Raises ValueError, before anything changes, for other names or shapes, a file of layers with another alpha / rank, or one that is damaged; RuntimeError for a merged model."""
+    """Put a saved task into a model that the same method was injected into. Raises ValueError, before anything changes, for other names or shapes, or a file that is damaged; RuntimeError for a merged model."""
     if not isinstance(state, Mapping):
-        from safetensors import SafetensorError, safe_open
+        from safetensors import SafetensorError
         from safetensors.torch import load
-        path = state
         try:
-            state = load(Path(path).read_bytes())
-            with safe_open(path, "pt") as f:
-                saved = f.metadata() or {}
+            state = load(Path(state).read_bytes())
         except SafetensorError as e:
-            raise ValueError(f"{path} is no safetensors file, or was cut short ({e}): save it again") from None
-        here = _scales(model)
-        if other := [n for n in here if n in saved and saved[n] != here[n]]:
-            raise ValueError(f"{other[0]} was trained with alpha / rank = {saved[other[0]]}, the model has {here[other[0]]}: inject with the alpha it was trained with")
+            raise ValueError(f"{state} is no safetensors file, or was cut short ({e}): save it again") from None
     if any(isinstance(m, LoRALinear) and m.merged for m in model.modules()):
         raise RuntimeError("the model is merged: unmerge it first, or the old task stays inside the weights")
     own = {n: p for n, p in model.named_parameters() if p.requires_grad}

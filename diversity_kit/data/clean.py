@@ -20,8 +20,10 @@ from .sources import _texts
 __all__ = ['PASSES', 'RULES', 'DEFAULT', 'language', 'Language', 'DropLog', 'Clean', 'clean_texts', 'surprise', 'outliers']
 
 # %% ../../nbs/data/32_clean.ipynb #3ff067bc
-_BAD = re.compile(r"[\u0000-\u0008\u000e-\u001f\u007f-\u009f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff\ufff9-\ufffb\ud800-\udfff]")
-_TAG = re.compile(r"<!--.*?-->|<(script|style)\b[^>]*>.*?</\1\s*>|</?(?:a|abbr|article|b|blockquote|body|br|button|caption|center|code|dd|div|dl|dt|em|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|label|li|link|main|meta|nav|ol|option|p|pre|s|section|select|small|span|strike|strong|sub|sup|table|tbody|td|textarea|tfoot|th|thead|title|tr|tt|u|ul|video)(?:\s[^<>]*|/)?>", re.I | re.S)
+_BAD = re.compile(r"[\u0000-\u0008\u000e-\u001b\u007f-\u0084\u0086-\u009f\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\ufeff\ufff9-\ufffb\ud800-\udfff]")
+_TAG = re.compile(r"<(?P<open>!--|(?:script|style)\b(?=[^<>]*>))|</?(?:a|abbr|article|b|blockquote|body|br|button|caption|center|code|dd|div|dl|dt|em|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|label|li|link|main|meta|nav|ol|option|p|pre|s|section|select|small|span|strike|strong|sub|sup|table|tbody|td|textarea|tfoot|th|thead|title|tr|tt|u|ul|video)"
+                  r"(?:\s+(?:[^\s<>=\"'/]+\s*=|(?:async|checked|compact|controls|defer|disabled|hidden|loop|multiple|muted|noshade|nowrap|open|readonly|required|selected)\b)[^<>]*|\s*(?:/\s*)?)>", re.I)
+_CLOSE = {"!--": re.compile("-->"), "script": re.compile(r"</script\s*>", re.I), "style": re.compile(r"</style\s*>", re.I)}
 _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")      # `&copy=2` in an address is none
 _BLOCK = re.compile(r"</?(?:br|p|div|li|tr|td|th|h[1-6]|table|ul|ol|section|article)\b", re.I)
 _FULL = {c: c - 0xFEE0 for c in range(0xFF01, 0xFF5F)} | {0x3000: 0x20}
@@ -30,13 +32,38 @@ _FURNITURE = re.compile(r"(?:all rights reserved|copyright (?:\(c\)|©)|click he
 PASSES = 8
 
 
+def _untagged(text: str) -> str:
+    "Without known tags and comments, script and style with their content. `a <b and c> d` is no tag: the first attribute has a value or is one that needs none."
+    out, at, closed = [], 0, dict(_CLOSE)
+    for m in _TAG.finditer(text):
+        if m.start() < at:                                           # inside what went
+            continue
+        end, kind = m.end(), (m["open"] or "").lower()
+        if kind:
+            close = closed[kind] and closed[kind].search(text, end)
+            if close is None:                                        # no end from here on: text, and not looked for again
+                closed[kind] = None
+                continue
+            end = close.end()
+        out += text[at:m.start()], " " if _BLOCK.match(m[0]) else ""
+        at = end
+    return "".join(out) + text[at:]
+
+
+def _narrow(text: str, rule: Callable[[str], str]) -> str:
+    "`rule`, which turns wide signs into ASCII, but where that would spell a tag (＜p＞ in a text about HTML) wide < and > stay: a second pass would take it for one."
+    made = rule(text)
+    return made if made == text or _untagged(made) == made else "".join(p if p in "＜＞﹤﹥" else rule(p) for p in re.split("([＜＞﹤﹥])", text))
+
+
 def _nfkc(text: str) -> str | None:
-    return unicodedata.normalize("NFKC", text)
+    "NFKC, save signs that would spell a tag."
+    return _narrow(text, lambda t: unicodedata.normalize("NFKC", t))
 
 
 def _width(text: str) -> str | None:
-    "Full-width letters, digits and signs to ASCII, the ideographic space to a space; nothing else of NFKC."
-    return text.translate(_FULL)
+    "Full-width letters, digits and signs to ASCII, save signs that would spell a tag, the ideographic space to a space; nothing else of NFKC."
+    return _narrow(text, lambda t: t.translate(_FULL))
 
 
 def _whitespace(text: str) -> str | None:
@@ -46,18 +73,18 @@ def _whitespace(text: str) -> str | None:
 
 
 def _control(text: str) -> str | None:
-    "Without control, zero-width, direction and unpaired surrogate characters; the joiners U+200C and U+200D stay: scripts and emoji need them."
+    "Without control, zero-width, direction and unpaired surrogate characters; U+0085 and U+001C to U+001F stay for `whitespace`, to which they are line ends or blanks, the joiners U+200C and U+200D because scripts and emoji need them."
     return _BAD.sub("", text)
 
 
 def _html(text: str) -> str | None:
-    """Known tags and comments away (script and style with their content), then entities that end in `;` resolved; `a < b` is no tag.
+    """Known tags and comments away (`_untagged`), then entities that end in `;` resolved; `a < b` is no tag.
 
     Where resolved entities would spell a tag (`&lt;p&gt;` in a text about HTML), those of < and > stay: the writer meant the sign, and a second pass would take it for a tag."""
-    text = _TAG.sub(lambda m: " " if _BLOCK.match(m[0]) else "", text)
+    text = _untagged(text)
     sign = lambda m: html.unescape(m[0]) if m[0][1] == "#" else html5.get(m[0][1:], m[0])
     plain = _ENTITY.sub(sign, text)
-    return _ENTITY.sub(lambda m: m[0] if sign(m) in ("<", ">") else sign(m), text) if _TAG.search(plain) else plain
+    return _ENTITY.sub(lambda m: m[0] if sign(m) in ("<", ">") else sign(m), text) if _untagged(plain) != plain else plain
 
 
 def _need(name: str):
@@ -99,7 +126,7 @@ def language(text: str) -> tuple[str, float]:
 
 @dataclass(frozen=True)
 class Language:
-    "Rule that drops texts in another language than `keep`, if the identifier is at least `sure` and the text has `letters` letters."
+    "Rule that drops texts in another language than `keep` (ISO 639-1 codes), if the identifier is at least `sure` and the text has `letters` letters. ValueError for a code it lacks."
     keep: tuple[str, ...]
     sure: float = .9
     letters: int = 20
@@ -107,6 +134,9 @@ class Language:
 
     def __post_init__(self):
         object.__setattr__(self, "keep", (self.keep,) if isinstance(self.keep, str) else tuple(self.keep))
+        known = sorted(str(code) for code, _ in _need("py3langid").rank(""))
+        if lost := [k for k in self.keep if k not in known]:
+            raise ValueError(f"Language: the identifier has no code {lost[0]!r}: take of {', '.join(known)}")
 
     def __call__(self, text: str) -> str | None:
         if sum(map(str.isalpha, text)) < self.letters:
@@ -216,7 +246,9 @@ def surprise(texts: Sequence[str], n: int = 3):
 
 
 def outliers(texts: Sequence[str], threshold: float = 4.):
-    "Equation (32.2): a frame with row, why ('length' or 'surprise') and z, worst first. Look before you drop: rare classes are here too. ValueError for a threshold that is not positive."
+    """Equation (32.2): a frame with row, why ('length' or 'surprise') and z, worst first. Look before you drop: rare classes are here too.
+
+    Where half of the rows are equal the median deviation is 0; 1.2533 times the mean deviation takes its place (Iglewicz and Hoaglin 1993), and any rare value is far. ValueError for a threshold that is not positive."""
     import numpy as np
     import pandas as pd
     if not threshold > 0:
@@ -224,7 +256,7 @@ def outliers(texts: Sequence[str], threshold: float = 4.):
     texts, out = _texts(texts, "text"), []
     for why, x in (("length", np.log1p([len(t) for t in texts])), ("surprise", surprise(texts))):
         away = np.abs(x - np.median(x)) if len(x) else np.empty(0)
-        scale = 1.4826 * np.median(away) if len(x) else 0.
-        z = away / scale if scale > 0 else np.zeros(len(x))          # half of the rows are equal: nothing can be far
+        scale = (1.4826 * np.median(away) or 1.2533 * np.mean(away)) if len(x) else 0.
+        z = away / scale if scale > 1e-9 else np.zeros(len(x))       # all rows are equal
         out += [(int(i), why, float(z[i])) for i in np.flatnonzero(z > threshold)]
     return pd.DataFrame(sorted(out, key=lambda r: -r[2]), columns=["row", "why", "z"])

@@ -17,6 +17,15 @@ from .sources import FRACTIONS, SPLITS, _groups, _texts, normalise, position, sp
 __all__ = ['group_split', 'copy_groups', 'LeakageError', 'Leaks', 'containment', 'LeakageReport', 'leakage_report', 'guard']
 
 # %% ../../nbs/data/34_leakage.ipynb #55952894
+def _plain(group: Hashable) -> Hashable:
+    "One form for names that are equal: numpy's and whole floats and booleans as int, so that 1, 1.0 and np.int64(1) are one group wherever they were read, also inside a tuple."
+    if isinstance(group, tuple):
+        return tuple(map(_plain, group))
+    if isinstance(group, np.generic) and group.dtype.kind in "biufU":
+        group = group.item()
+    return int(group) if isinstance(group, bool) or isinstance(group, float) and group.is_integer() else group
+
+
 def group_split(groups: Sequence[Hashable], fractions: Sequence[float] = FRACTIONS, seed: int = 0) -> np.ndarray:
     """Equation (34.1): 'train', 'validation' or 'test' for each row; rows of one group always share it, also in another file or order.
 
@@ -24,6 +33,7 @@ def group_split(groups: Sequence[Hashable], fractions: Sequence[float] = FRACTIO
     groups = list(groups)
     if bad := [i for i, g in enumerate(groups) if g is None or g != g]:
         raise ValueError(f"row {bad[0]} has no group: give every row one (its own id if it belongs to nothing); copy_groups(texts) makes them")
+    groups = list(map(_plain, groups))
     of = {g: split_of(position(f"{seed}\n{g}"), fractions) for g in set(groups)}
     out = np.array([of[g] for g in groups], dtype="<U10")
     split_of(0., fractions)
@@ -200,7 +210,7 @@ def _only_long(a: Grams, texts: list[str], long: int) -> Grams:
     "Without the single whole-text gram of texts shorter than `long` tokens."
     from diversity_kit.data.dedup import _tokens
     size = np.diff(a.start)
-    short = np.array([s == 1 and len(_tokens(t)[0]) < long for s, t in zip(size, texts)], bool)
+    short = np.array([s == 1 and len(_tokens(t)) < long for s, t in zip(size, texts)], bool)
     keep = np.repeat(~short, size)
     return Grams(a.flat[keep], np.r_[0, np.cumsum(np.where(short, 0, size))].astype(np.int64), a.key)
 

@@ -89,6 +89,15 @@ def test_known_values_of_vendi():
     assert math.isclose(D._effective(w, 2), 1 / (w**2).sum()) and math.isclose(D._effective(w, math.inf), 2) and D._effective(w, 0) == 3
 
 
+@given(st.lists(st.floats(.01, 1), min_size=1, max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_the_effective_number_falls_with_its_order_and_has_no_gap(w):
+    w = np.array(w) / np.sum(w)
+    orders = [0, .5, .999, 1 - 1e-7, 1 - 1e-16, np.nextafter(1, 0), 1, np.nextafter(1, 2), 1 + 1e-9, 1.001, 2, 50, 1000, 1e6, math.inf]
+    got = [D._effective(w, q) for q in orders]
+    assert all(b <= a * (1 + 1e-6) for a, b in zip(got, got[1:])) and got[0] <= len(w) + 1e-9 and math.isclose(got[-2], got[-1], rel_tol=1e-4)
+
+
 # ------------------------------------------------------------------------------------------------ against the libraries
 @pytest.mark.parametrize("smoothing", [.1, None])
 @given(texts=WORDS, max_n=st.integers(1, 4))
@@ -100,6 +109,10 @@ def test_self_bleu_equals_nltk(smoothing, texts, max_n):
         warnings.simplefilter("ignore")
         want = [bleu.sentence_bleu(texts[:i] + texts[i + 1:], t, weights=(1 / max_n,) * max_n, smoothing_function=method) for i, t in enumerate(texts)]
     assert math.isclose(self_bleu(texts, max_n, smoothing=smoothing), np.mean(want), abs_tol=1e-12)
+
+
+def test_self_bleu_of_copies_shorter_than_max_n():
+    assert self_bleu(["good film"] * 10) < .5 and math.isclose(self_bleu(["good film"] * 10, max_n=2), 1) and math.isclose(self_bleu(["a very good film"] * 10), 1)
 
 
 @given(st.integers(2, 30), st.integers(1, 30), st.integers(0, 99))
@@ -167,6 +180,19 @@ def test_panel_is_reproducible_and_says_its_n():
     assert all(m.low <= m.value <= m.high for m in p.measures)
     with pytest.raises(KeyError, match="there are"):
         p["novelty"]
+
+
+def test_the_pool_bounds_what_is_looked_at():
+    p = panel(TOY, resamples=5, pool=100, measures=["distinct_1"])
+    assert (p.n, p.pool) == (50, 100) and panel(TOY, n=20, resamples=5, pool=100, measures=["distinct_1"]).pool == 100
+    for wrong in (dict(n=60, pool=100), dict(pool=0), dict(pool=-5)):
+        with pytest.raises(ValueError, match="texts of the pool"):
+            panel(TOY, resamples=5, **wrong)
+
+
+def test_a_text_that_ones_own_tokenizer_empties_is_left_out_and_counted():
+    p = panel(TOY + ["the of and"], n=20, resamples=5, tokenizer=lambda t: [w for w in t.split() if w not in ("the", "of", "and")])
+    assert p.blank == 1 and p.pool == 400
 
 
 def test_panel_value_is_the_mean_over_draws_without_replacement():

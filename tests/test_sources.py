@@ -67,6 +67,11 @@ def test_vowel_signs_belong_to_their_words():
     assert S.normalise("1\ufe0f good \u2764\ufe0f") == S.normalise("1 good") and S.normalise("\u0301x") == "x"       # a variation selector or a mark without a letter is no word
 
 
+def test_near_copies_in_a_script_without_spaces():
+    thai = "ร้านอาหารนี้อร่อยมากและพนักงานบริการดีมากจะกลับมาอีกแน่นอน"
+    assert S.overlap([thai + "ครับ"], [thai]).near and not S.overlap(["สวัสดีตอนเช้าวันนี้อากาศดี"], [thai])
+
+
 def test_position_golden_and_uniform():
     # golden values: a change moves rows between splits of every data set, in everybody's results
     assert [round(S.position(k), 6) for k in ("", "a", "质 量")] == GOLDEN_POSITIONS

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .sources import _texts, _word_pattern
+from .sources import _BARE as _SCRIPTS, _texts, _word_pattern
 
 # %% auto #0
 __all__ = ['WORDS', 'CHARACTERS', 'Grams', 'grams', 'bands', 'signatures', 'SourceAlarm', 'Duplicates', 'exact_duplicates',
            'near_duplicates', 'semantic_duplicates']
 
 # %% ../../nbs/data/33_dedup.ipynb #d5cd25cf
-_BARE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
+_BARE = _SCRIPTS + "\u3005-\u3007\U00031350-\U0003fffd"           # 々, 〆, 〇 and later Han: in data.sources they would move rows of published splits
 _UNSPACED = re.compile(f"[{_BARE}]")
 _TOKEN = _word_pattern(_BARE)
 _ASCII = {c: chr(c).lower() if chr(c).isalnum() else " " for c in range(128)}

@@ -166,7 +166,9 @@ def _closest(lengths: np.ndarray) -> np.ndarray:
 
 
 def self_bleu(texts: Iterable, max_n: int = 4, tokenizer: str | Callable | None = None, smoothing: float | None = 0.1) -> float:
-    """Equation (36.3): mean BLEU of each text against all others, in [0, 1]; 1: every text has a copy. Rises as the collection grows.
+    """Equation (36.3): mean BLEU of each text against all others, in [0, 1]; 1: every text of at least max_n tokens has a copy. Rises as the collection grows.
+
+    A shorter text has no max_n-gram and stays below 1 even beside its copy: for titles or labels take a smaller max_n.
 
     Equal to NLTK's sentence_bleu with all other texts as references and SmoothingFunction(epsilon=smoothing).method1 (None: method0,
     where a text without a shared max_n-gram scores 0), in time N log N instead of N squared: the clipping count of a gram is its largest
@@ -323,9 +325,13 @@ def dispersion(embeddings) -> float:
 def _effective(eigenvalues: np.ndarray, q: float) -> float:
     "Equation (36.8): effective number of eigenvalues that sum to 1; q: 0 (their count), 1 (exp of Shannon's entropy), inf (1 / largest)."
     w = eigenvalues[eigenvalues > 1e-12]
-    if q == 1:
+    w = w / w.sum()
+    if q == 0:
+        return float(len(w))
+    if abs(q - 1) < 1e-6:                                            # the sum below would be 1 and rounding
         return float(np.exp(-(w * np.log(w)).sum()))
-    return float(1 / w.max()) if math.isinf(q) else float((w**q).sum() ** (1 / (1 - q)))
+    top = w.max()                                                    # taken out, so that w**q does not vanish for large q
+    return float(1 / top) if math.isinf(q) else float(np.exp((q * np.log(top) + np.log(((w / top)**q).sum())) / (1 - q)))
 
 
 def _order_q(q) -> float:
@@ -519,8 +525,8 @@ def panel(texts: Iterable[str], n: int | None = None, resamples: int = 20, encod
           seed: int = 0, pool: int | None = None, measures: Sequence[str] | None = None) -> Panel:
     """The diversity of a collection at a stated n: every measure on `resamples` draws of n texts without replacement, interval (36.10).
 
-    n: None takes 1000, or half of the texts if there are fewer than 2000. pool: at most this many texts are looked at (None: 20 n), drawn
-    at random. encoder: texts -> (N, d) for dispersion and vendi (each text is encoded once); None: the n-gram kernel (1- and 2-grams).
+    n: None takes 1000, or half of the texts, or of the pool, if there are fewer than 2000. pool: at most this many texts are looked at (None: 20 n),
+    drawn at random. encoder: texts -> (N, d) for dispersion and vendi (each text is encoded once); None: the n-gram kernel (1- and 2-grams).
     measures: which (default: all nine). A text without tokens is left out and counted. TypeError for items that are no text, ValueError
     for fewer than 4 texts, n above half of the pool, or too few resamples."""
     texts = _checked(texts)
@@ -528,9 +534,10 @@ def panel(texts: Iterable[str], n: int | None = None, resamples: int = 20, encod
     if bad := set(wanted) - set(_ONE):
         raise ValueError(f"unknown measures {sorted(bad)}: choose from {', '.join(_ONE)}")
     rng = np.random.default_rng([seed, 36])
-    kept = np.array([i for i, t in enumerate(texts) if _spoken(t)], int)
-    size = _sizes(n, len(kept), resamples, "texts with tokens")
-    limit = max(pool or 20 * size, 2 * size)
+    spoken = (lambda t: _spoken(tokens(t, tokenizer) if isinstance(t, str) else t)) if callable(tokenizer) else _spoken
+    kept = np.array([i for i, t in enumerate(texts) if spoken(t)], int)
+    size = _sizes(n, len(kept) if pool is None else min(pool, len(kept)), resamples, "texts with tokens" if pool is None else "texts of the pool")
+    limit = 20 * size if pool is None else pool
     chosen = kept if len(kept) <= limit else np.sort(rng.choice(kept, limit, replace=False))
     some = [texts[i] for i in chosen]
     grams, vectors = Grams(some, tokenizer), None

@@ -27,7 +27,7 @@ __all__ = ['SPLITS', 'FRACTIONS', 'cards', 'normalise', 'position', 'split_of', 
 # %% ../../nbs/data/31_sources.ipynb #f9cbcd66
 SPLITS = ("train", "validation", "test")
 FRACTIONS = (.7, .1, .2)
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
+_BARE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"   # Thai, Lao, Burmese, Khmer, kana, Han: no spaces
 _MARKS = "".join(c for c in map(chr, range(0x300, 0x1f000)) if unicodedata.category(c) in ("Mn", "Mc") and not "\ufe00" <= c <= "\ufe0f")  # FE00: which glyph, not which word
 
 
@@ -37,7 +37,7 @@ def _word_pattern(bare: str) -> re.Pattern:
     return re.compile(rf"[{bare}]|[^\W_{bare}]+(?:(?![\0-\u02ff])[{marks}]+[^\W_{bare}]*)*")     # the look ahead: most words end at a space, which is quickly told
 
 
-_WORD = _word_pattern(_CJK)
+_WORD = _word_pattern(_BARE)
 
 
 def _strict(text: str) -> str:
@@ -46,7 +46,7 @@ def _strict(text: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """Equation (31.1): the words of `text` joined by one space; each CJK character is a word, a combining mark belongs to its letter.
+    """Equation (31.1): the words of `text` joined by one space; each character of a script without spaces (Chinese, Japanese, Thai, ...) is a word, elsewhere a combining mark belongs to its letter.
 
     A text without words is returned with white space collapsed. Rows equal under this share a split. Raises TypeError for a non-string."""
     if not isinstance(text, str):

@@ -1623,6 +1623,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'diversity_kit/data/diversity.py'),
                                               'diversity_kit.data.diversity._dense': ( 'data/diversity.html#_dense',
                                                                                        'diversity_kit/data/diversity.py'),
+                                              'diversity_kit.data.diversity._distributions': ( 'data/diversity.html#_distributions',
+                                                                                               'diversity_kit/data/diversity.py'),
                                               'diversity_kit.data.diversity._effective': ( 'data/diversity.html#_effective',
                                                                                            'diversity_kit/data/diversity.py'),
                                               'diversity_kit.data.diversity._embedded': ( 'data/diversity.html#_embedded',

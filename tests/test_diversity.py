@@ -243,7 +243,7 @@ def test_a_frame_is_read_by_its_column():
     (lambda: distinct_n(["a"], 2), ValueError, "no text has 2 tokens"), (lambda: distinct_n([], 1), ValueError, "at least 1"),
     (lambda: distinct_n(["a"], 0), ValueError, "n=0"), (lambda: self_bleu(["a"]), ValueError, "others"), (lambda: self_bleu(["a", "b"], 0), ValueError, "max_n"),
     (lambda: compression_ratio([" "]), ValueError, "blank"), (lambda: compression_ratio(["a"], "zip"), ValueError, "lzma"),
-    (lambda: jensen_shannon(["a"], ["!"]), ValueError, "no text of b"), (lambda: jsd([.5, .4], [.5, .5]), ValueError, "distributions"),
+    (lambda: jensen_shannon(["a"], ["!"]), ValueError, "no text of b"), (lambda: jsd([.5, .4], [.5, .5]), ValueError, "distributions"), (lambda: D.frontier([3, 4], [1, 2]), ValueError, "frontier needs two distributions"),
     (lambda: vendi(np.zeros((2, 2))), ValueError, "all zeros"), (lambda: vendi([[1, np.nan]]), ValueError, "NaN"), (lambda: vendi(np.eye(2), -1), ValueError, "q=-1"),
     (lambda: vendi_kernel([[1, .5], [.4, 1]]), ValueError, "symmetric"), (lambda: vendi_kernel([[1, 2], [2, 1]]), ValueError, "no kernel"),
     (lambda: dispersion(np.ones((1, 2))), ValueError, "at least 2"), (lambda: panel(TOY[:3]), ValueError, "too few"), (lambda: panel(TOY, n=201), ValueError, "200 are possible"),

@@ -146,6 +146,7 @@ def test_a_frame_is_read_by_its_column_and_a_series_by_position():
         S.assert_disjoint(train, test)
     healed = S.drop_copies(train, test)
     assert healed["id"].tolist() == [7] and S.assert_disjoint(healed, test) is None and S.drop_copies(train["text"].tolist(), test) == ["nothing alike"]
+    assert S.drop_copies({c: train[c].tolist() for c in train}, test) == {c: healed[c].tolist() for c in train}
     with pytest.raises(ValueError, match="no column 'text': the data has id, label"):
         S.overlap(train[["id", "label"]], test)
 

@@ -224,11 +224,16 @@ def _frequencies(a: Iterable, b: Iterable, n: int, tokenizer) -> tuple[np.ndarra
     return counts[0] / counts[0].sum(), counts[1] / counts[1].sum()
 
 
-def jsd(p: np.ndarray, q: np.ndarray) -> float:
-    "Equation (36.5): Jensen-Shannon divergence of two distributions over the same list, in bits, 0 (equal) to 1 (nothing shared)."
+def _distributions(name: str, p, q) -> tuple[np.ndarray, np.ndarray]:
     p, q = (np.asarray(v, float) for v in (p, q))
     if p.shape != q.shape or p.min() < 0 or q.min() < 0 or not np.allclose([p.sum(), q.sum()], 1):
-        raise ValueError("jsd needs two distributions over the same list: equal shapes, no negative entries, sums of 1")
+        raise ValueError(f"{name} needs two distributions over the same list: equal shapes, no negative entries, sums of 1")
+    return p, q
+
+
+def jsd(p: np.ndarray, q: np.ndarray) -> float:
+    "Equation (36.5): Jensen-Shannon divergence of two distributions over the same list, in bits, 0 (equal) to 1 (nothing shared)."
+    p, q = _distributions("jsd", p, q)
     kl = lambda x, y: float((x[x > 0] * np.log2(x[x > 0] / y[x > 0])).sum())
     m = (p + q) / 2
     return min(1., max(0., (kl(p, m) + kl(q, m)) / 2))
@@ -368,8 +373,8 @@ def vendi_kernel(K, q: float = 1) -> float:
 def frontier(p: np.ndarray, q: np.ndarray, c: float = 5., points: int = 401) -> np.ndarray:
     """Equation (36.9): the divergence frontier of two histograms, (points, 2): exp(-c KL(q | r)) and exp(-c KL(p | r)) for the mixtures r.
 
-    From (1, 0) to (0, 1): low first coordinate: p holds what q lacks. Source: Pillutla et al. 2021; written from the paper."""
-    p, q = np.asarray(p, float), np.asarray(q, float)
+    From (1, 0) to (0, 1): low first coordinate: p holds what q lacks. ValueError for anything but two distributions. Source: Pillutla et al. 2021; written from the paper."""
+    p, q = _distributions("frontier", p, q)
     kl = lambda x, r: float((x[x > 0] * np.log(x[x > 0] / r[x > 0])).sum())
     grid = (1 - np.cos(np.linspace(0, np.pi, points)))[1:-1] / 2
     curve = [(math.exp(-c * kl(q, r)), math.exp(-c * kl(p, r))) for r in (w * p + (1 - w) * q for w in grid)]

@@ -174,10 +174,12 @@ def assert_disjoint(train, test, column: str = "text", threshold: float = .8, mi
 
 
 def drop_copies(train, test, column: str = "text", threshold: float = .8, min_grams: int = 8):
-    "`train` (a datasets.Dataset, a DataFrame, or a sequence of str, which comes back as a list) without the rows that copy a row of `test`; afterwards `assert_disjoint` passes."
+    "`train` (a datasets.Dataset, a DataFrame, a mapping of columns, or a sequence of str, which comes back as a list) without the rows that copy a row of `test`; afterwards `assert_disjoint` passes."
     found = overlap(train, test, column, threshold, min_grams)
     bad = set(found.rows_of(0))
     stay = [i for i in range(found.rows[0]) if i not in bad]
+    if isinstance(train, Mapping):
+        return {c: [values[i] for i in stay] for c, values in train.items()}
     return train.select(stay) if hasattr(train, "column_names") else train.iloc[stay] if hasattr(train, "iloc") else [train[i] for i in stay]
 
 # %% ../../nbs/data/31_sources.ipynb #8f938137
@@ -1148,7 +1150,7 @@ def fetch(name: str, progress: bool | None = None) -> Path | None:
 def verify(name: str | None = None):
     """A DataFrame (name, file, status): every cached file of one card, or of all, hashed again.
 
-    Status: ok, damaged, outdated (made by another version of the card), not cached, made here. `fetch` repairs the middle three."""
+    Status: ok, damaged, outdated (made by another version of the card), not cached, made here. `fetch` makes a damaged, outdated or missing extracted form again, and fetches the archive for it if that is not whole."""
     import pandas as pd
     _CHECKED.clear()
     out = []

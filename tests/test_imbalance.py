@@ -127,25 +127,10 @@ def test_rebalance_takes_the_training_split_only():
     for bad in (datasets.Dataset.from_dict(rows, split="test"), datasets.Dataset.from_dict(rows | {"split": ["train"] * 5 + ["test"]})):
         with pytest.raises(ValueError, match="marked test"):
             rebalance(bad)
-    for name in ("dev", "validation", "train+test", "train[:50%]+val", "validation_matched", "dev_clean", "eval_set", "holdout"):
+    for name in ("dev", "validation", "train+test", "train[:50%]+val"):
         with pytest.raises(ValueError, match="marked"):
             rebalance(datasets.Dataset.from_dict(rows, split=name))
-    assert len(rebalance(datasets.Dataset.from_dict(rows, split="train[:50%]"))) == 8 == len(rebalance(datasets.Dataset.from_dict(rows, split="train_clean")))
-
-
-@pytest.mark.parametrize("dtype", ["str", "object", "category", "string"])
-def test_a_column_of_a_frame_is_read_whatever_its_dtype(dtype):
-    import pandas as pd
-    labels = pd.Series(["a", "b", "a", "a"]).astype(dtype)
-    assert imbalance(labels).counts == {"a": 3, "b": 1} and class_weights(labels) == class_weights(list("abaa")) and row_weights(labels).tolist() == row_weights(list("abaa")).tolist()
-    assert imbalance(pd.Series([1, 0, 1], dtype=object)).counts == {1: 2, 0: 1} and imbalance(pd.Series([1, 0, 1], dtype="Int64")).counts == {1: 2, 0: 1}
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_the_threshold_parts_neighbours_of_the_scores_dtype(dtype):
-    low = dtype(.3)
-    scores = np.array([low, np.nextafter(low, dtype(1))], dtype)
-    assert (scores >= best_threshold([0, 1], scores)).tolist() == [False, True]
+    assert len(rebalance(datasets.Dataset.from_dict(rows, split="train[:50%]"))) == 8
 
 
 def test_imbalance_says_how_skewed():
@@ -159,9 +144,7 @@ def test_imbalance_says_how_skewed():
     (lambda: imbalance([]), "non-empty"), (lambda: imbalance([[1, 0]]), "one-hot"), (lambda: imbalance([1., np.nan]), "missing"), (lambda: imbalance(["a", None]), "missing"), (lambda: imbalance(["a", float("nan"), "b"]), "missing"),
     (lambda: oversample([0, 0, 1], to=1), "use undersample"), (lambda: undersample([0, 1], to=0), "at least one"), (lambda: balanced_bags([0, 1], 0), "bags=0"),
     (lambda: smote(np.ones((1, 2)), 3), "at least 2"), (lambda: smote([[np.nan], [1.]], 3), "finite"), (lambda: prior_shift([[.5, .5]], [1, 0], [.5, .5]), "positive"),
-    (lambda: prior_shift([[.5, .5]], [.5, .5], [0, 1]), "positive"), (lambda: prior_shift([[.5, .5]], [.5, .5], [np.nan, 1]), "positive"), (lambda: prior_shift([[.5, .5], [3, -2]], [.5, .5], [.5, .5]), "row 1 is .3.0, -2.0"),
-    (lambda: prior_shift([[2., 1.]], [.5, .5], [.5, .5]), "no probabilities"), (lambda: imbalance([0, 1, "1"]), "strings and other"), (lambda: best_threshold([0, 1, 1], [.1, np.nan, .9]), "1 scores that are not finite"),
-    (lambda: best_threshold([.9, 1, 0], [.1, .2, .3]), "labels 0 and 1"), (lambda: best_threshold([0, 1], [.1, .2], [1, -1]), "weight"), (lambda: best_threshold([0, 1], [.1, .2], 2.), "weight"), (lambda: best_threshold([1, 1], [.1, .2]), "both present"), (lambda: pr_auc([0, 0], [.1, .2]), "no row of class 1"), (lambda: with_interval([0, 0, 1], [1, 2, 3], pr_auc), "at least 2"),
+    (lambda: best_threshold([1, 1], [.1, .2]), "both present"), (lambda: pr_auc([0, 0], [.1, .2]), "no row of class 1"), (lambda: with_interval([0, 0, 1], [1, 2, 3], pr_auc), "at least 2"),
     (lambda: rebalance(datasets.Dataset.from_dict({"y": [1]}), "up"), "'over' or 'under'"), (lambda: rebalance(datasets.Dataset.from_dict({"y": [1]})), "no column")])
 def test_bad_input_says_what_is_wrong(call, words):
     with pytest.raises(ValueError, match=words):

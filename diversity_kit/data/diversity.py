@@ -166,9 +166,7 @@ def _closest(lengths: np.ndarray) -> np.ndarray:
 
 
 def self_bleu(texts: Iterable, max_n: int = 4, tokenizer: str | Callable | None = None, smoothing: float | None = 0.1) -> float:
-    """Equation (36.3): mean BLEU of each text against all others, in [0, 1]; 1: every text of at least max_n tokens has a copy. Rises as the collection grows.
-
-    A shorter text has no max_n-gram and stays below 1 even beside its copy: for titles or labels take a smaller max_n.
+    """Equation (36.3): mean BLEU of each text against all others, in [0, 1]; 1: every text has a copy. Rises as the collection grows.
 
     Equal to NLTK's sentence_bleu with all other texts as references and SmoothingFunction(epsilon=smoothing).method1 (None: method0,
     where a text without a shared max_n-gram scores 0), in time N log N instead of N squared: the clipping count of a gram is its largest
@@ -224,16 +222,11 @@ def _frequencies(a: Iterable, b: Iterable, n: int, tokenizer) -> tuple[np.ndarra
     return counts[0] / counts[0].sum(), counts[1] / counts[1].sum()
 
 
-def _distributions(name: str, p, q) -> tuple[np.ndarray, np.ndarray]:
-    p, q = (np.asarray(v, float) for v in (p, q))
-    if p.shape != q.shape or p.min() < 0 or q.min() < 0 or not np.allclose([p.sum(), q.sum()], 1):
-        raise ValueError(f"{name} needs two distributions over the same list: equal shapes, no negative entries, sums of 1")
-    return p, q
-
-
 def jsd(p: np.ndarray, q: np.ndarray) -> float:
     "Equation (36.5): Jensen-Shannon divergence of two distributions over the same list, in bits, 0 (equal) to 1 (nothing shared)."
-    p, q = _distributions("jsd", p, q)
+    p, q = (np.asarray(v, float) for v in (p, q))
+    if p.shape != q.shape or p.min() < 0 or q.min() < 0 or not np.allclose([p.sum(), q.sum()], 1):
+        raise ValueError("jsd needs two distributions over the same list: equal shapes, no negative entries, sums of 1")
     kl = lambda x, y: float((x[x > 0] * np.log2(x[x > 0] / y[x > 0])).sum())
     m = (p + q) / 2
     return min(1., max(0., (kl(p, m) + kl(q, m)) / 2))
@@ -330,13 +323,9 @@ def dispersion(embeddings) -> float:
 def _effective(eigenvalues: np.ndarray, q: float) -> float:
     "Equation (36.8): effective number of eigenvalues that sum to 1; q: 0 (their count), 1 (exp of Shannon's entropy), inf (1 / largest)."
     w = eigenvalues[eigenvalues > 1e-12]
-    w = w / w.sum()
-    if q == 0:
-        return float(len(w))
-    if abs(q - 1) < 1e-6:                                            # the sum below would be 1 and rounding
+    if q == 1:
         return float(np.exp(-(w * np.log(w)).sum()))
-    top = w.max()                                                    # taken out, so that w**q does not vanish for large q
-    return float(1 / top) if math.isinf(q) else float(np.exp((q * np.log(top) + np.log(((w / top)**q).sum())) / (1 - q)))
+    return float(1 / w.max()) if math.isinf(q) else float((w**q).sum() ** (1 / (1 - q)))
 
 
 def _order_q(q) -> float:
@@ -373,8 +362,8 @@ def vendi_kernel(K, q: float = 1) -> float:
 def frontier(p: np.ndarray, q: np.ndarray, c: float = 5., points: int = 401) -> np.ndarray:
     """Equation (36.9): the divergence frontier of two histograms, (points, 2): exp(-c KL(q | r)) and exp(-c KL(p | r)) for the mixtures r.
 
-    From (1, 0) to (0, 1): low first coordinate: p holds what q lacks. ValueError for anything but two distributions. Source: Pillutla et al. 2021; written from the paper."""
-    p, q = _distributions("frontier", p, q)
+    From (1, 0) to (0, 1): low first coordinate: p holds what q lacks. Source: Pillutla et al. 2021; written from the paper."""
+    p, q = np.asarray(p, float), np.asarray(q, float)
     kl = lambda x, r: float((x[x > 0] * np.log(x[x > 0] / r[x > 0])).sum())
     grid = (1 - np.cos(np.linspace(0, np.pi, points)))[1:-1] / 2
     curve = [(math.exp(-c * kl(q, r)), math.exp(-c * kl(p, r))) for r in (w * p + (1 - w) * q for w in grid)]
@@ -530,8 +519,8 @@ def panel(texts: Iterable[str], n: int | None = None, resamples: int = 20, encod
           seed: int = 0, pool: int | None = None, measures: Sequence[str] | None = None) -> Panel:
     """The diversity of a collection at a stated n: every measure on `resamples` draws of n texts without replacement, interval (36.10).
 
-    n: None takes 1000, or half of the texts, or of the pool, if there are fewer than 2000. pool: at most this many texts are looked at (None: 20 n),
-    drawn at random. encoder: texts -> (N, d) for dispersion and vendi (each text is encoded once); None: the n-gram kernel (1- and 2-grams).
+    n: None takes 1000, or half of the texts if there are fewer than 2000. pool: at most this many texts are looked at (None: 20 n), drawn
+    at random. encoder: texts -> (N, d) for dispersion and vendi (each text is encoded once); None: the n-gram kernel (1- and 2-grams).
     measures: which (default: all nine). A text without tokens is left out and counted. TypeError for items that are no text, ValueError
     for fewer than 4 texts, n above half of the pool, or too few resamples."""
     texts = _checked(texts)
@@ -539,10 +528,9 @@ def panel(texts: Iterable[str], n: int | None = None, resamples: int = 20, encod
     if bad := set(wanted) - set(_ONE):
         raise ValueError(f"unknown measures {sorted(bad)}: choose from {', '.join(_ONE)}")
     rng = np.random.default_rng([seed, 36])
-    spoken = (lambda t: _spoken(tokens(t, tokenizer) if isinstance(t, str) else t)) if callable(tokenizer) else _spoken
-    kept = np.array([i for i, t in enumerate(texts) if spoken(t)], int)
-    size = _sizes(n, len(kept) if pool is None else min(pool, len(kept)), resamples, "texts with tokens" if pool is None else "texts of the pool")
-    limit = 20 * size if pool is None else pool
+    kept = np.array([i for i, t in enumerate(texts) if _spoken(t)], int)
+    size = _sizes(n, len(kept), resamples, "texts with tokens")
+    limit = max(pool or 20 * size, 2 * size)
     chosen = kept if len(kept) <= limit else np.sort(rng.choice(kept, limit, replace=False))
     some = [texts[i] for i in chosen]
     grams, vectors = Grams(some, tokenizer), None

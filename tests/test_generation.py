@@ -33,6 +33,8 @@ def test_pieces_lose_only_white_space_and_keep_the_limit(text, limit):
 
 def test_pieces_cut_after_sentences_where_they_can():
     assert case.pieces("One. Two. Three.", 10) == ["One. Two.", "Three."]
+    assert case.pieces("1.5 metres at 3.14 and U.S.A. now", 12) == ["1.5 metres a", "t 3.14 and U", ".S.A. now"]      # no sentence ends inside 1.5
+    assert case.pieces("版本1.5好！真的?是。“对！”他说", 22) == ["版本1.5好！真的?", "是。“对！”", "他说"]
     with pytest.raises(ValueError, match="room for one character"):
         case.pieces("x", 3)
 
@@ -103,6 +105,9 @@ def test_reading_order_passes_over_each_source_before_it_repeats():
     for sizes, p in (([5, 0], [0.5, 0.5]), ([5, 5], [1.0])):
         with pytest.raises(ValueError, match="every source needs a block and a share"):
             case.reading_order(sizes, p, 10, 0)
+    for p in ([-1., 2.], [math.nan, 1.], [.5, .4], [2, 1]):
+        with pytest.raises(ValueError, match="at least 0 and add up to 1"):
+            case.reading_order([5, 5], p, 10, 0)
 
 
 def test_pack_keeps_every_row_whole_behind_its_tag():
@@ -272,12 +277,6 @@ def test_row_nll_is_the_librarys_loss_also_in_padded_batches_and_windows(c, tiny
     assert case.row_nll(tiny, [long], 2, 0)[0] == pytest.approx(by_hand, rel=1e-4)
 
 
-def test_bits_per_byte_counts_bytes_not_tokens():
-    assert case.bits_per_byte(np.array([math.log(2) * 24]), ["中文"]) == pytest.approx(4)
-    with pytest.raises(ValueError, match="the style is empty"):
-        case.bits_per_byte(np.zeros(0), [])
-
-
 def test_training_learns_repeats_itself_and_never_predicts_control_tokens(c):
     config = {**C, "steps": 60, "model": "gpt2"}
     data, order = case.blocks(config, 0)
@@ -415,12 +414,22 @@ def test_collapse_follows_its_law_and_real_text_stops_it():
     assert left[0]["bigrams"] < left[1]["bigrams"] and left[0]["types"] < left[1]["types"] and left[0]["bigrams"] < 70
 
 
+def test_types_are_counted_against_as_many_real_tokens(monkeypatch):
+    "A writer that repeats the beginnings of the rows it read has lost nothing of as many tokens."
+    now = {}
+    monkeypatch.setattr(case, "pack", lambda rows, head, end, length: now.setdefault(head, list(rows)) and np.zeros((1, length), np.int32))
+    monkeypatch.setattr(case, "NGram", lambda *a, **k: None)
+    monkeypatch.setattr(case, "write", lambda model, corpus, styles, n, *a: {s: [r for r in map(np.array, case._first_tokens(now[case.tag(corpus.tokenizer, s)], 50)) if len(r)] for s in styles})
+    got = case.collapse_trial({**C, "real": 0.0, "generations": 1, "rows_each": 30}, 0)
+    assert got["types"] == got["bigrams"] == 100 and got["tokens"] < 50 and got["kept bigrams"] < 90
+
+
 def test_types_are_counted_in_what_the_model_wrote(c, monkeypatch):
     "A model that writes one token over and over has lost all others, however much real text stands beside it."
     monkeypatch.setattr(case, "write", lambda model, corpus, styles, n, *a: {s: [np.array([300, 300])] * n for s in styles})
     got = case.collapse_trial({**C, "real": 0.5, "generations": 2, "rows_each": 30}, 0)
     first = 100 / got["types"]                                                  # one type is 100 / `types` of generation 0's
-    assert first > 20 and got["bigrams"] < 5 and got["kept types"] > 50 and got["alone"] > 50
+    assert first > 10 and got["bigrams"] < 5 and got["kept types"] > 50 and got["alone"] > 50
     assert case.collapse_trial({**C, "real": 0.0, "generations": 2, "rows_each": 30}, 0)["alone"] == 0
 
 

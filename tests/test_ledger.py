@@ -13,7 +13,7 @@ from scipy.stats import t
 from diversity_kit import kit
 from diversity_kit.measure import ledger
 from diversity_kit.measure.ledger import VERDICTS, Claim, interval90, settle
-from diversity_kit.measure.stats import Effect, bootstrap, paired_t
+from diversity_kit.measure.stats import Effect, bootstrap, paired_t, tost
 
 
 def claim(expected="+", margin=0.5, seeds=10, id="K01", **more):
@@ -87,11 +87,11 @@ def test_verdict_at_its_boundaries(c, e, want):
 @pytest.mark.parametrize("c, e", [(claim("+"), effect(5, 6, n=9)), (claim("-"), effect(5, 6, n=9)), (claim("0"), effect(-0.01, 0.01, n=9)), (claim(3.0), effect(3, 3.1, n=9))])
 def test_too_few_seeds_are_never_a_verdict(c, e):
     assert c.verdict(e) == "inconclusive"
-    assert c.verdict(Effect(e.mean, e.low, e.high, 10 if abs(e.mean) >= 2 else 20, e.p)) != "inconclusive"
+    assert c.verdict(Effect(e.mean, e.low, e.high, 10 if min(abs(e.low), abs(e.high)) >= 2 else 20, e.p)) != "inconclusive"
 
 
-@pytest.mark.parametrize("mean, n, unit, want", [(1.9, 19, "points", "inconclusive"), (-1.9, 19, "points", "inconclusive"), (1.9, 20, "points", "supported"), (2.1, 19, "points", "supported"), (1.9, 19, "chrF points", "supported")])
-def test_effects_under_two_points_need_twenty_seeds(mean, n, unit, want):
+@pytest.mark.parametrize("mean, n, unit, want", [(1.9, 19, "points", "inconclusive"), (-1.9, 19, "points", "inconclusive"), (1.9, 20, "points", "supported"), (2.15, 19, "points", "supported"), (2.05, 19, "points", "inconclusive"), (-2.05, 19, "points", "inconclusive"), (1.9, 19, "chrF points", "supported")])
+def test_effects_not_surely_two_points_need_twenty_seeds(mean, n, unit, want):
     e = Effect(mean, mean - 0.1, mean + 0.1, n, 1e-9)
     assert claim("+" if mean > 0 else "-", unit=unit).verdict(e) == want
 
@@ -152,12 +152,16 @@ def test_published_figures_with_their_mark_are_taken():
 
 # ---------------------------------------------------------------------------------------------------------------- records
 
-def test_holm_runs_over_the_claims_with_a_sign(tmp_path):
+def test_holm_runs_over_the_claims_with_a_sign_or_of_no_effect(tmp_path):
     measured = [(claim("+", id="a"), effect(0.6, 1.2, p=0.03)), (claim("-", id="b"), effect(-1.2, -0.6, p=0.04)),
                 (claim("0", id="c"), effect(-0.1, 0.1, p=0.04)), (claim(3.0, id="d"), effect(2.9, 3.1, p=1e-9))]
     records = settle(measured, folder=tmp_path)
     assert [r["verdict"] for r in records] == ["inconclusive", "inconclusive", "supported", "supported"]
-    assert [r["effect"]["p_holm"] for r in records] == [0.06, 0.06, None, None]
+    smallest = ledger.tost_p(effect(-0.1, 0.1), 0.5)
+    assert [r["effect"]["p_holm"] for r in records[:3]] == pytest.approx([0.06, 0.06, 3 * smallest], rel=1e-5) and records[3]["effect"]["p_holm"] is None
+    family = [(claim("0", id=i), effect(-0.3, 0.55, p=math.nan)) for i in "ab"]
+    assert settle(family[:1], folder=tmp_path / "one")[0]["verdict"] == "supported" and 0.025 < ledger.tost_p(family[0][1], 0.5) < 0.05
+    assert [r["verdict"] for r in settle(family, folder=tmp_path / "two")] == ["inconclusive"] * 2 and ledger.table(ledger.read(tmp_path))["verdict"].tolist().count("inconclusive, by Holm's p") == 2
     alone, = settle(measured[:1], folder=tmp_path / "alone")
     assert alone["verdict"] == "supported" and alone["effect"]["p_holm"] == 0.03
     sure = settle([(c, effect(e.low, e.high, p=0.02)) for c, e in measured[:2]], folder=tmp_path / "sure")
@@ -259,9 +263,17 @@ def test_a_value_can_be_attached_to_one_claim(tmp_path):
     assert not (tmp_path / "K04.json").exists()
 
 
-def test_a_p_against_zero_is_kept_only_where_zero_was_asked_about(tmp_path):
+def test_the_p_of_a_record_is_that_of_its_claims_test(tmp_path):
     kept = settle([(claim(x, id=f"K{i}"), effect(-0.1, 0.1)) for i, x in enumerate(("+", "-", "0", 3.0))], folder=tmp_path)
-    assert [r["effect"]["p"] for r in kept] == [0.001, 0.001, None, None]
+    assert [r["effect"]["p"] for r in kept[:3]] == pytest.approx([0.001, 0.001, ledger.tost_p(effect(-0.1, 0.1), 0.5)], rel=1e-5) and kept[3]["effect"]["p"] is None
+
+
+def test_tost_p_is_that_of_the_test_itself():
+    for seed in range(6):
+        d = np.random.default_rng(seed).normal(0.2, 1, size=8 + seed)
+        assert ledger.tost_p(paired_t(d), 0.6) == pytest.approx(tost(d, margin=0.6).p, rel=1e-9)
+        assert ledger.tost_p(paired_t(d, level=.99), 0.6) == pytest.approx(tost(d, margin=0.6).p, rel=1e-9)
+    assert ledger.tost_p(Effect(.2, .2, .2, 5, 0), .5) == 0 and ledger.tost_p(Effect(.5, .5, .5, 1, 0), .5) == 1
 
 
 def test_a_value_needs_no_p(tmp_path):

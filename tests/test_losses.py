@@ -149,6 +149,9 @@ def test_the_gradient_refuses_what_the_loss_refuses():
 def test_binary_extremes_and_soft_labels():
     z = torch.tensor([-1e4, 1e4, 0.0], dtype=torch.float64)
     assert ls.binary_cross_entropy(z, torch.tensor([1.0, 0.0, .5]), "none").tolist() == pytest.approx([1e4, 1e4, math.log(2)])
+    z = torch.tensor([0.0, 0.0, 0.0, 40.0, -40.0], requires_grad=True)                     # zero is where a head begins
+    ls.binary_cross_entropy(z, torch.tensor([1.0, 0.0, .3, 1.0, 0.0]), "sum").backward()
+    assert z.grad.tolist() == pytest.approx([-.5, .5, .2, 0, 0])
     assert torch.autograd.gradcheck(lambda t: ls.binary_cross_entropy(t, torch.tensor([1.0, .3])), rand(2).requires_grad_())
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import sacrebleu
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
@@ -232,7 +233,7 @@ def test_perplexity_golden_and_faults():
     assert m.Perplexity().compute(nll=[[math.log(50)] * 7])["perplexity"] == pytest.approx(50)   # uniform over 50 words
     assert m.Perplexity().compute(nll=[1e4], tokens=[3])["perplexity"] == math.inf
     for kwargs, says in (({"nll": [1.0, 2.0]}, "tokens="), ({"nll": [[math.nan]]}, "NaN"), ({"nll": [-1.0], "tokens": [2]}, "log-prob"),
-                         ({"nll": []}, "empty"), ({}, "empty"),
+                         ({"nll": []}, "empty"), ({}, "empty"), ({"nll": np.ones((4, 10))}, "may hold padding"), ({"nll": torch.ones(4, 10)}, "may hold padding"),
                          ({"nll": [[]]}, "no token"), ({"nll": [1.0], "tokens": [1, 2]}, "1 means for 2"),
                          ({"nll": [1.0], "tokens": [0.5]}, "whole"), ({"nll": [[1.0]], "tokens": [1]}, "flat"), ({"tokens": [1]}, "nll=")):
         with pytest.raises(ValueError, match=says):

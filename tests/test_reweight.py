@@ -8,10 +8,8 @@ import scipy.sparse
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import t as student_t
 
-from diversity_kit.fusion.reweight import ByteTrigrams, GroupDRO, effective_size, importance_weights, moore_lewis, two_way, worst_group
-from diversity_kit.measure.stats import paired_t
+from diversity_kit.fusion.reweight import ByteTrigrams, GroupDRO, effective_size, importance_weights, moore_lewis, worst_group
 
 TEXTS = ["a quiet film", "这部电影不好看", "", "aaaa", "🙂\ud800", "a quiet, moving film"]
 
@@ -186,29 +184,3 @@ def test_half_precision_losses_are_counted_right(dtype):
 def test_group_dro_asks_for_tensors():
     with pytest.raises(TypeError, match="torch tensors, got Tensor and ndarray"):
         GroupDRO(2)(torch.tensor([1., 2.]), np.array([0, 1]))
-
-
-def test_two_way_is_the_formula_and_adds_the_rows():
-    d, w = [1., 2, 3, 6], [2.5, 3, 3.5]
-    e, alone = two_way(d, w), paired_t(d)
-    rows = 2 / 3 * (.5 ** 2 + .5 ** 2)
-    half = student_t.ppf(.975, 2) * math.sqrt(np.var(d, ddof=1) / 4 + rows)
-    assert (e.mean, e.n) == (3, 4) and e.low == pytest.approx(3 - half) and e.high == pytest.approx(3 + half) and e.high > alone.high
-    assert e.p == pytest.approx(2 * student_t.sf(3 / (half / student_t.ppf(.975, 2)), 2))
-    equal = two_way(d, [3., 3, 3, 3])                                  # rows that all say the same add nothing
-    assert (equal.low, equal.high, equal.p) == pytest.approx((alone.low, alone.high, alone.p))
-    assert two_way([0, 0], [0, 0]).p == 1 and two_way([1, 1], [1, 1]).p == 0
-
-
-def test_two_way_covers_the_truth_where_seeds_alone_do_not():
-    rng, block, hit = np.random.default_rng(3), np.arange(200) % 20, np.zeros(2)
-    for _ in range(300):
-        d = rng.normal(0, 1, 200) + rng.normal(0, .05, (10, 1)) + rng.normal(0, 1, (10, 200))
-        hit += [not paired_t(d.mean(1)).excludes_zero, not two_way(d.mean(1), [d[:, block != k].mean() for k in range(20)]).excludes_zero]
-    assert hit[0] / 300 < .85 and .92 < hit[1] / 300
-
-
-@pytest.mark.parametrize("d, w, level", [([1], [1, 2], .95), ([1, 2], [1], .95), ([1, math.nan], [1, 2], .95), ([1, 2], [1, math.inf], .95), ([[1, 2]], [1, 2], .95), ([1, 2], [1, 2], 95)])
-def test_two_way_faults(d, w, level):
-    with pytest.raises(ValueError):
-        two_way(d, w, level)

@@ -19,7 +19,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 
 from diversity_kit.measure import stats
 from diversity_kit.measure.stats import (
-    Effect, Equivalence, bootstrap, detectable, holm, mcnemar, paired_t, power, seeds_needed, sign_flip, tost)
+    Effect, Equivalence, bootstrap, detectable, holm, mcnemar, paired_t, power, seeds_needed, sign_flip, tost, two_way)
 
 CHAPTER = Path(__file__).parent.parent / "nbs" / "measure" / "11_stats.ipynb"
 numbers = st.lists(st.integers(-1000, 1000).map(lambda k: k / 8), min_size=2, max_size=12)          # sums are exact in binary
@@ -28,7 +28,7 @@ quick = settings(max_examples=60, deadline=None)
 
 # ---- what every function of paired scores must refuse
 
-@pytest.mark.parametrize("call", [paired_t, bootstrap, sign_flip, lambda a: tost(a, margin=1)], ids=["t", "bootstrap", "flip", "tost"])
+@pytest.mark.parametrize("call", [paired_t, bootstrap, sign_flip, lambda a: tost(a, margin=1), lambda a: two_way(a, [1, 2]), lambda a: two_way([1, 2], a)], ids=["t", "bootstrap", "flip", "tost", "seeds", "rows"])
 @pytest.mark.parametrize("bad,error", [
     ([], ValueError), ([1.0], ValueError), ([1, np.nan, 2], ValueError), ([1, np.inf], ValueError), ([1, None], ValueError),
     (3.0, ValueError), ("12", TypeError), ({1.0, 2.0}, TypeError), ({"a": 1, "b": 2}, TypeError)], ids=str)
@@ -67,7 +67,9 @@ def test_unequal_lengths(call):
 def test_pandas_index_must_match():
     import pandas as pd
     a = pd.Series([1.0, 2.0, 4.0], index=[0, 1, 2])
-    with pytest.raises(ValueError, match="index"): paired_t(a, a[::-1])
+    right = pd.Series([1, 0, 1], index=[0, 1, 2])
+    for call in (lambda: paired_t(a, a[::-1]), lambda: bootstrap(a, other=a[::-1]), lambda: mcnemar(right, right[::-1])):
+        with pytest.raises(ValueError, match="index"): call()
     assert paired_t(a, a + 1).mean == -1
 
 
@@ -416,3 +418,25 @@ def test_exercise(chapter, name, capsys):
 def test_public_names():
     for name in "Effect Equivalence McNemar paired_t bootstrap sign_flip tost mcnemar holm power seeds_needed detectable".split():
         assert name in stats.__all__ and getattr(stats, name).__doc__
+
+
+# ---- two_way
+
+def test_two_way_is_the_formula_and_adds_the_rows():
+    d, w = [1., 2, 3, 6], [2.5, 3, 3.5]
+    e, alone = two_way(d, w), paired_t(d)
+    rows = 2 / 3 * (.5 ** 2 + .5 ** 2)
+    half = scipy.stats.t.ppf(.975, 2) * np.sqrt(np.var(d, ddof=1) / 4 + rows)
+    assert (e.mean, e.n) == (3, 4) and e.low == pytest.approx(3 - half) and e.high == pytest.approx(3 + half) and e.high > alone.high
+    assert e.p == pytest.approx(2 * scipy.stats.t.sf(3 / (half / scipy.stats.t.ppf(.975, 2)), 2))
+    equal = two_way(d, [3., 3, 3, 3])                                  # rows that all say the same add nothing
+    assert (equal.low, equal.high, equal.p) == pytest.approx((alone.low, alone.high, alone.p))
+    assert two_way([0, 0], [0, 0]).p == 1 and two_way([1, 1], [1, 1]).p == 0
+
+
+def test_two_way_covers_the_truth_where_seeds_alone_do_not():
+    rng, block, hit = np.random.default_rng(3), np.arange(200) % 20, np.zeros(2)
+    for _ in range(300):
+        d = rng.normal(0, 1, 200) + rng.normal(0, .05, (10, 1)) + rng.normal(0, 1, (10, 200))
+        hit += [not paired_t(d.mean(1)).excludes_zero, not two_way(d.mean(1), [d[:, block != k].mean() for k in range(20)]).excludes_zero]
+    assert hit[0] / 300 < .85 and .92 < hit[1] / 300

@@ -22,25 +22,26 @@ from .. import kit
 from ..augment.base import Swap
 from ..data.diversity import ngram_features, self_bleu, vendi
 from ..data.sources import available, load, path
+from ..foundations.losses import bits_per_byte
 from ..fusion.mixture import Schedule, Source, temperature_shares, unimax_shares
 
 # %% auto #0
 __all__ = ['END', 'ANY', 'ARMS', 'DOUBLED', 'TEMPERATURE', 'CAP', 'MORE_REAL', 'MODELS', 'DISCOUNTS', 'WRITERS', 'COPIES',
            'pieces', 'toy_style', 'style_rows', 'train_bpe', 'encode', 'tag', 'Corpus', 'corpus', 'gpt2', 'Run', 'fit',
-           'row_nll', 'bits_per_byte', 'scores', 'reading_order', 'pack', 'transform', 'shuffled', 'sample_rows',
-           'world', 'training_rows', 'reading', 'blocks', 'coverage', 'NGram', 'complete', 'write', 'control_tokens',
+           'row_nll', 'scores', 'reading_order', 'pack', 'transform', 'shuffled', 'sample_rows', 'world',
+           'training_rows', 'reading', 'blocks', 'coverage', 'NGram', 'complete', 'write', 'control_tokens',
            'longest_copied', 'style_classifier', 'style_accuracy', 'trained', 'trial', 'judged', 'arms',
            'repetition_law', 'effective_data', 'repetition_rows', 'repetition_trial', 'duplication_trial',
            'gaussian_chain', 'collapse_trial', 'plain_loop', 'flops_per_token', 'adapt']
 
 # %% ../../nbs/cases/83_generation.ipynb #gn_styles
-_SENTENCE = re.compile(r".+?(?:[.!?。！？；…]+[\"'”’」)]*\s*|\n+|$)", re.S)
+_SENTENCE = re.compile(r".+?(?:(?:[。！？；…]+|[.!?]+(?=[\"'”’」)]*(?:\s|$|[\u3000-\u9fff\uff00-\uffef])))[\"'”’」)]*\s*|\n+|$)", re.S)
 
 
 def pieces(text: str, limit: int) -> list[str]:
     """`text` in pieces of at most `limit` UTF-8 bytes, cut after a sentence or a line where that is possible, else inside.
 
-    Nothing is lost but white space at the cuts. Raises ValueError if the limit is below 4, the longest character."""
+    `.`, `!` and `?` end a sentence before white space or a CJK character only, so not in "1.5". Nothing is lost but white space at the cuts. Raises ValueError if the limit is below 4, the longest character."""
     if limit < 4:
         raise ValueError(f"limit={limit}: a piece must have room for one character, 4 bytes")
     out, now = [], b""
@@ -282,27 +283,22 @@ def row_nll(model, rows: Sequence[np.ndarray], head: int, end: int, batch: int =
     return out
 
 
-def bits_per_byte(nats: np.ndarray, texts: Sequence[str]) -> float:
-    "Equation (1): total negative log-likelihood in bits over the bytes of the texts. Comparable across tokenizers and models. Raises ValueError for no bytes."
-    size = sum(len(t.encode("utf-8", "replace")) for t in texts)
-    if not size:
-        raise ValueError("bits per byte of no text: the style is empty")
-    return float(np.sum(nats)) / math.log(2) / size
-
-
 def scores(model, c: Corpus, split: str, plain: bool = False, styles: Sequence[str] | None = None) -> dict[str, float]:
     "Bits per byte of each style on a split, for GPT-2 or an n-gram model; `plain`: after the control token <|any|>."
     end, nats = tag(c.tokenizer, "end"), getattr(model, "row_nll", functools.partial(row_nll, model))
-    return {s: bits_per_byte(nats(c.rows[s][split], tag(c.tokenizer, "any" if plain else s), end), c.texts[s][split]) for s in styles or c.styles}
+    return {s: bits_per_byte(float(np.sum(nats(c.rows[s][split], tag(c.tokenizer, "any" if plain else s), end))), c.texts[s][split]) for s in styles or c.styles}
 
 # %% ../../nbs/cases/83_generation.ipynb #gn_order
 def reading_order(sizes: Sequence[int], p: Sequence[float], total: int, seed: int) -> np.ndarray:
     """Numbers of the `total` blocks that training reads, one source's blocks numbered after the other's: fusion.mixture's schedule with shares p. Each source passes by in shuffled order, again and again.
 
-    Raises ValueError if there are fewer shares than sources, or a source without blocks."""
+    Raises ValueError if there are fewer shares than sources, a source without blocks, or shares that are negative or do not add up to 1."""
     if len(sizes) != len(p) or min(sizes) < 1:
         raise ValueError(f"{len(sizes)} sources of {list(sizes)} blocks, {len(p)} shares: every source needs a block and a share")
-    kind, row, _ = Schedule([Source(range(n)) for n in sizes], lambda step: np.asarray(p, float), seed, total)(0, total)
+    p = np.asarray(p, float)
+    if not ((p >= 0).all() and math.isclose(p.sum(), 1, abs_tol=1e-6)):
+        raise ValueError(f"shares must be at least 0 and add up to 1, got {p.tolist()}")
+    kind, row, _ = Schedule([Source(range(n)) for n in sizes], lambda step: p, seed, total)(0, total)
     return np.cumsum([0, *sizes])[kind] + row
 
 # %% ../../nbs/cases/83_generation.ipynb #gn_pack
@@ -600,7 +596,7 @@ def style_classifier(config: dict, train: int = 400):
 
 
 def style_accuracy(config: dict, split: str = "test") -> float:
-    "The judge's accuracy (%) on real rows: what a perfect writer could reach."
+    "The judge's accuracy (%) on real rows, the mean over styles: what rows as varied as the real ones reach. A writer of stereotypes can exceed it."
     c, judge = world(config), style_classifier(config)
     return 100 * float(np.mean([np.mean(judge.predict(c.texts[s][split]) == s) for s in c.styles]))
 
@@ -755,24 +751,35 @@ def gaussian_chain(n: int, generations: int, chains: int, seed: int, real: float
     return np.array(out)
 
 
+def _first_tokens(rows: Sequence[np.ndarray], room: int) -> list[list[int]]:
+    "The first `room` tokens of the rows, row by row."
+    before = np.cumsum([0, *map(len, rows)])
+    return [r[: max(0, room - b)].tolist() for r, b in zip(rows, before)]
+
+
 def collapse_trial(config: dict, seed: int) -> dict[str, float]:
     """An n-gram model trained on its own writing, config['generations'] times; config['real'] of each generation's rows are fresh real ones. Maximum likelihood (no smoothing), so what a generation does not write is gone.
 
-    {'types', 'bigrams': how many different ones the last generation's model *writes*, in as many rows as generation 0 had, in % of generation 0's; 'kept types', 'kept bigrams': the same for the rows that the next generation would read, fresh real ones included; 'alone': types in those fresh rows, without any model}."""
+    {'types', 'bigrams': how many different ones the last generation's model *writes*, in % of those in the first as many tokens of each style of generation 0; 'kept types', 'kept bigrams': of the rows that the next generation would read, fresh real ones included, in % of all of generation 0; 'alone': types in those fresh rows, without any model; 'tokens': tokens written, in % of generation 0's rows, which are as many and not cut}."""
     c = world(config)
     rng, n, end = np.random.default_rng([seed, 11]), config["rows_each"], tag(c.tokenizer, "end")
     draw = lambda s, k: [c.rows[s]["train"][i] for i in rng.integers(len(c.rows[s]["train"]), size=k)]
-    now = {s: draw(s, n) for s in c.styles}
-    types = lambda rows: len({t for x in rows.values() for r in x for t in r.tolist()})
-    pairs = lambda rows: len({p for x in rows.values() for r in x for p in zip(r[:-1].tolist(), r[1:].tolist())})
-    first = types(now), pairs(now)
+    size = lambda rows: {s: sum(map(len, x)) for s, x in rows.items()}
+    first = now = {s: draw(s, n) for s in c.styles}
     for g in range(config["generations"]):
         data = np.concatenate([pack(now[s], tag(c.tokenizer, s), end, config["length"]) for s in c.styles])
         model, keep = NGram(data, config["vocab"], control_tokens(c), 2, 1e-9), round(config["real"] * n)
         new = write(model, c, c.styles, n, config["new"], seed + 1000 * g)
         fresh = {s: draw(s, keep) for s in c.styles}
         now = {s: fresh[s] + [r for r in new[s] if len(r)][: n - keep] for s in c.styles}
-    return {"types": 100 * types(new) / first[0], "bigrams": 100 * pairs(new) / first[1], "kept types": 100 * types(now) / first[0], "kept bigrams": 100 * pairs(now) / first[1], "alone": 100 * types(fresh) / first[0]}
+    types = lambda rows: len({t for r in rows for t in r})
+    pairs = lambda rows: len({p for r in rows for p in zip(r[:-1], r[1:])})
+    flat = lambda rows, room: [r for s in c.styles for r in _first_tokens(rows[s], room[s])]
+
+    def left(rows, count, room):
+        return 100 * count(flat(rows, size(rows))) / max(1, count(flat(first, room)))
+    return {"types": left(new, types, size(new)), "bigrams": left(new, pairs, size(new)), "kept types": left(now, types, size(first)), "kept bigrams": left(now, pairs, size(first)),
+            "alone": left(fresh, types, size(first)), "tokens": 100 * sum(size(new).values()) / sum(size(first).values())}
 
 # %% ../../nbs/cases/83_generation.ipynb #gn_speed
 def plain_loop(config: dict, data: np.ndarray, order: np.ndarray, seed: int = 0) -> float:
@@ -814,7 +821,7 @@ def adapt(config: dict, seed: int) -> dict[str, float]:
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
     texts, end = world(config).texts[config["style"]], tokenizer.eos_token_id
     held, head = encode(tokenizer, texts["test"]), end if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    test = lambda: bits_per_byte(row_nll(model.eval(), held, head, end, config["batch"]), texts["test"])
+    test = lambda: bits_per_byte(float(row_nll(model.eval(), held, head, end, config["batch"]).sum()), texts["test"])
     before = test()
     if config["method"] == "lora":
         try:

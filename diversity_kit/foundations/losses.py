@@ -63,7 +63,7 @@ def _kept(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, reduction: str = "mean", smoothing: float = 0.0) -> torch.Tensor:
     """Equations (22.3) and (22.5): logits (..., C), labels (...) whole numbers, -100 where nothing counts. Nats.
 
-    reduction: "mean" over the labels that count, "sum", or "none" (shape of labels, 0 where nothing counts). Raises TypeError or ValueError for
+    reduction: "mean" over the labels that count, "sum", or "none" (shape of labels, 0 where nothing counts: divide by what counts, not by the size). Raises TypeError or ValueError for
     logits as in `log_softmax`, labels of another shape, type or range, a mean over no label, smoothing outside [0, 1). Source: S2 §4.2.3."""
     if reduction not in ("mean", "sum", "none") or not 0 <= smoothing < 1:
         raise ValueError(f"reduction must be mean, sum or none and smoothing in [0, 1), got {reduction!r} and {smoothing!r}")
@@ -110,7 +110,7 @@ def binary_cross_entropy(logits: torch.Tensor, labels: torch.Tensor, reduction: 
         raise ValueError(f"logits {tuple(z.shape)} and labels {tuple(y.shape)} must have one shape, and reduction be mean, sum or none, got {reduction!r}")
     if not ((y >= 0) & (y <= 1)).all():
         raise ValueError("labels must lie in [0, 1]: 0 and 1, or a probability between them; recode labels such as -1 and 1")
-    losses = z.clamp(min=0) - torch.where(y == 0, torch.zeros_like(z), y * z) + torch.log1p(torch.exp(-z.abs()))      # a logit of -inf says "surely 0", which may be right
+    losses = torch.logaddexp(z, torch.zeros_like(z)) - torch.where(y == 0, torch.zeros_like(z), y * z)      # a logit of -inf says "surely 0", which may be right
     return losses if reduction == "none" else getattr(losses, reduction)()
 
 # %% ../../nbs/foundations/22_losses.ipynb #ls-pre

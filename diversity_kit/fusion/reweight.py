@@ -11,12 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.sparse
 import torch
-from scipy.stats import t as student_t
-
-from ..measure.stats import Effect
 
 # %% auto #0
-__all__ = ['ByteTrigrams', 'moore_lewis', 'importance_weights', 'effective_size', 'GroupDRO', 'worst_group', 'two_way']
+__all__ = ['ByteTrigrams', 'moore_lewis', 'importance_weights', 'effective_size', 'GroupDRO', 'worst_group']
 
 # %% ../../nbs/fusion/53_reweight.ipynb #rw-lm-code
 class ByteTrigrams:
@@ -170,20 +167,3 @@ def worst_group(correct, group) -> float:
     if len(bad := np.flatnonzero(~np.isin(correct, (0, 1)))):
         raise ValueError(f"correct[{bad[0]}] is {correct[bad[0]]:g}: 1 for a right answer, 0 for a wrong one")
     return 100 * min(float(correct[group == g].mean()) for g in np.unique(group))
-
-# %% ../../nbs/fusion/53_reweight.ipynb #rw-two-code
-def two_way(differences, without, level: float = 0.95) -> Effect:
-    """Equation (53.6): mean of the paired differences (S,) with an interval that covers the seeds and the test rows, `n` = S.
-
-    without (K,): the same mean when block k of the test rows is left out. Raises ValueError for fewer than 2 seeds or blocks, values that are
-    not finite, a level outside (0, 1). Source: Efron and Stein (1981) for the jackknife."""
-    d, w = np.asarray(differences, float), np.asarray(without, float)
-    if d.ndim != 1 or w.ndim != 1 or min(len(d), len(w)) < 2 or not (np.isfinite(d).all() and np.isfinite(w).all()):
-        raise ValueError(f"differences {d.shape} and without {w.shape} must be vectors of at least 2 finite numbers")
-    if not 0 < level < 1:
-        raise ValueError(f"level={level!r} must lie between 0 and 1")
-    mean, freedom = float(d.mean()), min(len(d), len(w)) - 1
-    error = math.sqrt(d.var(ddof=1) / len(d) + (len(w) - 1) * w.var())
-    half = float(student_t.ppf((1 + level) / 2, freedom)) * error
-    p = 2 * float(student_t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
-    return Effect(mean, mean - half, mean + half, len(d), p, level, "t over seeds and test rows")

@@ -22,19 +22,19 @@ from .experiment import write_atomically
 from .stats import Effect, holm
 
 # %% auto #0
-__all__ = ['VERDICTS', 'SMALL', 'SMALL_SEEDS', 'Claim', 'below_margin', 'interval90', 'p_text', 'settle', 'read', 'merge',
-           'table', 'elsewhere', 'markdown', 'summary', 'forest', 'report']
+__all__ = ['VERDICTS', 'SMALL', 'SMALL_SEEDS', 'Claim', 'below_margin', 'interval90', 'tost_p', 'p_text', 'settle', 'read',
+           'merge', 'table', 'elsewhere', 'markdown', 'summary', 'forest', 'report']
 
 # %% ../../nbs/measure/15_ledger.ipynb #f247eae4
 VERDICTS = ("supported", "refuted", "equivalent", "inconclusive")
-SMALL, SMALL_SEEDS = 2.0, 20                                         # effects under two points need twenty seeds, whatever their claim asks for
+SMALL, SMALL_SEEDS = 2.0, 20                                         # an effect that is not surely two points or more needs twenty seeds, whatever its claim asks for
 
 
 @dataclass(frozen=True)
 class Claim:
     """What is claimed, before the run.
 
-    expected: '+', '-' (sign of the effect), '0' (no effect beyond the margin) or a number (a value, within the margin); margin and effect in `unit`; seeds: fewest for a verdict, and never fewer than 20 where an effect in points is under two.
+    expected: '+', '-' (sign of the effect), '0' (no effect beyond the margin) or a number (a value, within the margin); margin and effect in `unit`; seeds: fewest for a verdict, and never fewer than 20 unless the whole interval lies beyond two points.
     published: the figure in print, with its source mark [V] or [V2] (read in the primary or in a secondary text; unmarked figures are refused). Raises ValueError for a field that cannot be used."""
     id: str
     statement: str
@@ -58,22 +58,27 @@ class Claim:
         if not self.id.replace("-", "").replace("_", "").isalnum():
             raise ValueError(f"claim id {self.id!r} must be letters, digits, - and _: it names a file")
 
-    def fewest(self, mean: float) -> int:
-        "The seeds that a verdict on an effect of this size needs."
-        return max(self.seeds, SMALL_SEEDS) if self.unit == "points" and abs(mean) < SMALL else self.seeds
+    def fewest(self, effect: Effect) -> int:
+        "The seeds that a verdict on this effect needs."
+        large = effect.low >= SMALL or effect.high <= -SMALL
+        return self.seeds if large or self.unit != "points" else max(self.seeds, SMALL_SEEDS)
+
+    def p(self, effect: Effect) -> float | None:
+        "The p-value of the test behind the claim: against zero for a sign, TOST's against the margin for no effect; None for a value."
+        return effect.p if self.expected in ("+", "-") else tost_p(effect, self.margin) if self.expected == "0" else None
 
     def verdict(self, effect: Effect, p: float | None = None) -> str:
-        "Equation (15.1). `p`: Holm-adjusted p-value of the chapter's family; without it the interval alone decides."
-        if effect.n < self.fewest(effect.mean):
+        "Equation (15.1). `p`: Holm-adjusted p-value (`Claim.p`) of the chapter's family; without it the interval alone decides."
+        if effect.n < self.fewest(effect):
             return "inconclusive"
+        sure = p is None or p < 0.05
         low90, high90 = interval90(effect)
         inside = -self.margin < low90 and high90 < self.margin
         if self.expected == "0":
             apart = effect.low >= self.margin or effect.high <= -self.margin
-            return "supported" if inside else "refuted" if apart else "inconclusive"
+            return "supported" if inside and sure else "refuted" if apart else "inconclusive"
         if self.expected in ("+", "-"):
             low, high = (effect.low, effect.high) if self.expected == "+" else (-effect.high, -effect.low)
-            sure = p is None or p < 0.05
             return "supported" if low > 0 and sure else "refuted" if high < 0 and sure else "equivalent" if inside else "inconclusive"
         low, high = self.expected - self.margin, self.expected + self.margin
         return "supported" if low <= effect.low and effect.high <= high else "refuted" if effect.high < low or effect.low > high else "inconclusive"
@@ -98,6 +103,15 @@ def interval90(effect: Effect) -> tuple[float, float]:
     half = (effect.high - effect.low) / 2 * t.ppf(0.95, effect.n - 1) / t.ppf((1 + effect.level) / 2, effect.n - 1)
     return effect.mean - half, effect.mean + half
 
+
+def tost_p(effect: Effect, margin: float) -> float:
+    "The p-value of TOST (11.6) from an interval: that of the effect reaching the margin. Raises ValueError as `interval90`."
+    from scipy.stats import t
+    low, high = interval90(effect)
+    if high == low:
+        return float(abs(effect.mean) >= margin)
+    return float(t.sf((margin - abs(effect.mean)) * t.ppf(0.95, effect.n - 1) / ((high - low) / 2), effect.n - 1))
+
 # %% ../../nbs/measure/15_ledger.ipynb #p-text
 def p_text(p: float | None) -> str:
     "A p-value for a table: '0.55', '0.032', '< 0.001'; '–' where there is none (None, NaN). Raises ValueError outside [0, 1]."
@@ -110,7 +124,7 @@ def p_text(p: float | None) -> str:
 # %% ../../nbs/measure/15_ledger.ipynb #1d6947c0
 def settle(measured: Sequence[tuple[Claim, Effect]], minutes: float = 0.0, chapter: str = "", deviations: str = "", folder: str | Path | None = None,
            gpu_minutes: float = 0.0, speed: dict | None = None, attach: Mapping[str, Mapping] | None = None, **extra) -> list[dict]:
-    """Give a verdict to each (claim, effect) of one chapter, Holm-adjusted over those with a sign, and write the records.
+    """Give a verdict to each (claim, effect) of one chapter, Holm-adjusted over those of a sign or of no effect, and write the records.
 
     minutes, gpu_minutes: trial minutes behind them, and those of them on a card; speed: plain figures such as examples_per_s, peak_mb, share_of_peak;
     extra: plain JSON values kept with each record, e.g. curve={title: {arm: {n: [mean, low, high]}}} which the report draws; attach: {claim id: any of these} for one claim alone.
@@ -130,8 +144,8 @@ def settle(measured: Sequence[tuple[Claim, Effect]], minutes: float = 0.0, chapt
             raise ValueError(f"claim {c.id}: the effect {e} is not finite, so it supports nothing; nothing was written")
         if c.expected in ("+", "-") and not 0 <= e.p <= 1:
             raise ValueError(f"claim {c.id}: a claim with a sign needs a p-value between 0 and 1, got {e.p}; nothing was written")
-    signed = [i for i, (c, _) in enumerate(measured) if c.expected in ("+", "-")]
-    adjusted = dict(zip(signed, holm([measured[i][1].p for i in signed]))) if signed else {}
+    tested = {i: p for i, (c, e) in enumerate(measured) if (p := c.p(e)) is not None}
+    adjusted = dict(zip(tested, holm(list(tested.values())))) if tested else {}
     folder = Path(folder) if folder else kit.results_dir()
     common = {"minutes": minutes, "gpu_minutes": gpu_minutes, "speed": speed, "deviations": deviations, "chapter": chapter.rpartition("/")[2], **extra}
     return [_write(c, e, adjusted.get(i), folder, common | dict((attach or {}).get(c.id, {}))) for i, (c, e) in enumerate(measured)]
@@ -143,8 +157,7 @@ def _write(claim, effect, p, folder, values) -> dict:
     cost = {k: round(values.pop(k), 2) for k in ("minutes", "gpu_minutes")}
     speed = values.pop("speed")
     cost |= {"speed": speed} if speed else {}
-    tests_zero = claim.expected in ("+", "-")                        # for a claimed value, or no effect, "p against zero" would answer another question
-    record = {"claim": asdict(claim), "effect": {k: number(getattr(effect, k)) for k in ("mean", "low", "high")} | {"p": number(effect.p) if tests_zero else None, "n": effect.n, "p_holm": number(p)},
+    record = {"claim": asdict(claim), "effect": {k: number(getattr(effect, k)) for k in ("mean", "low", "high")} | {"p": number(claim.p(effect)), "n": effect.n, "p_holm": number(p)},
               "verdict": claim.verdict(effect, p), **values}
     env = kit.env_report()
     stamp = {"env": env, "commit_time": kit.commit_time(), **cost, "date": time.strftime("%Y-%m-%d")}
@@ -212,10 +225,11 @@ def _because(record: dict) -> str:
     c, e = Claim(**record["claim"]), record["effect"]
     if below_margin(record):
         return ", below the margin"
-    if record["verdict"] == "inconclusive" and e["n"] < (need := c.fewest(e["mean"])):
+    effect = Effect(e["mean"], e["low"], e["high"], e["n"], e["p"])
+    if record["verdict"] == "inconclusive" and e["n"] < (need := c.fewest(effect)):
         return f", {e['n']} of {need} seeds"
-    apart = c.expected in ("+", "-") and (e["low"] > 0 or e["high"] < 0)
-    return ", by Holm's p" if apart and record["verdict"] in ("inconclusive", "equivalent") else ""
+    alone = c.verdict(effect)                                        # what the interval says without the family
+    return ", by Holm's p" if alone in ("supported", "refuted") and record["verdict"] in ("inconclusive", "equivalent") else ""
 
 
 def table(records: Iterable[dict] | None = None):

@@ -388,7 +388,8 @@ class Perplexity(_Metric):
     """Perplexity of (12.5): `compute(nll=, tokens=) -> {'perplexity', 'mean_nll', 'tokens'}`, nats per token.
 
     Either nll is a list of lists, the token NLLs of each text (ragged), or nll (N,) are means per token and tokens (N,) their counts.
-    Raises ValueError for NaN, infinite or negative NLLs (log-probabilities passed by mistake), counts below 0, or no token at all."""
+    Raises ValueError for NaN, infinite or negative NLLs (log-probabilities passed by mistake), a rectangular array without tokens (its padding
+    would count), counts below 0, or no token at all."""
 
     _usage = "\nnll: per-token NLLs of each text, or means with tokens= counts."
 
@@ -429,6 +430,8 @@ def _nll_totals(nll, tokens) -> tuple[list[float], list[int]]:
     values = [plain(v) if hasattr(v, "__len__") or getattr(v, "ndim", 0) else v for v in plain(nll)]
     nested = [isinstance(v, list) for v in values]
     if tokens is None:
+        if getattr(nll, "ndim", 0) > 1:
+            raise ValueError(f"an array of shape {tuple(nll.shape)} may hold padding, which is no token: pass lists without it, [row[keep] for row, keep in zip(nll, mask)], or means with tokens=")
         if not all(nested):
             raise ValueError("flat nll without tokens: pass tokens= (the count behind each mean), or token NLLs as a list of lists")
         flat, counts = values, [len(v) for v in values]

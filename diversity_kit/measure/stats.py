@@ -17,8 +17,8 @@ from scipy.stats import binom, chi2, nct
 from scipy.stats import t as student_t
 
 # %% auto #0
-__all__ = ['Effect', 'paired_t', 'bootstrap', 'sign_flip', 'Equivalence', 'tost', 'McNemar', 'mcnemar', 'holm', 'power',
-           'seeds_needed', 'detectable']
+__all__ = ['Effect', 'paired_t', 'bootstrap', 'sign_flip', 'Equivalence', 'tost', 'McNemar', 'mcnemar', 'two_way', 'holm',
+           'power', 'seeds_needed', 'detectable']
 
 # %% ../../nbs/measure/11_stats.ipynb #fabd121f
 def _decimals(low: float, high: float, mean: float) -> int:
@@ -98,13 +98,17 @@ def _sample(x, name: str = "values", least: int = 2) -> np.ndarray:
     return arr
 
 
+def _same_index(a, b):
+    ia, ib = getattr(a, "index", None), getattr(b, "index", None)
+    if hasattr(ia, "equals") and hasattr(ib, "equals") and not ia.equals(ib):
+        raise ValueError("the two carry different pandas indexes, so the pairs would not match; first a, b = a.align(b, join='inner')")
+
+
 def _differences(a, b=None) -> np.ndarray:
     "a - b, pair by pair (or `a` itself); differences within rounding error of the scores count as 0."
     if b is None:
         return _sample(a, "differences")
-    ia, ib = getattr(a, "index", None), getattr(b, "index", None)
-    if hasattr(ia, "equals") and hasattr(ib, "equals") and not ia.equals(ib):
-        raise ValueError("a and b carry different pandas indexes, so the pairs would not match; first a, b = a.align(b, join='inner')")
+    _same_index(a, b)
     a, b = _sample(a, "a"), _sample(b, "b")
     if a.shape != b.shape:
         raise ValueError(f"a and b must be paired: {a.size} values against {b.size}. Keep the seeds (or examples) that both have")
@@ -182,13 +186,14 @@ def bootstrap(values, statistic: Callable = np.mean, n_boot: int = 2000, level: 
     `values`, `other`: n test examples along the first axis: numbers, or whatever `statistic` takes (rows of label and prediction, texts).
     A statistic with an `axis` parameter is computed for all resamples at once. `method`: 'percentile' or 'bca'; `seed`: int or Generator.
     `p` inverts the interval for 'the value is 0'; it is never below 2 / (n_boot + 1). For seeds use `paired_t`: this interval is too
-    narrow for few values. Raises ValueError for n < 2, unequal lengths, NaN or inf, too few resamples for the level.
+    narrow for few values. Raises ValueError for n < 2, unequal lengths, different pandas indexes, NaN or inf, too few resamples for the level.
     Source: Efron and Tibshirani (1993), ch. 13-14."""
     level = _fraction(level, "level")
     if method not in ("percentile", "bca"):
         raise ValueError(f"method must be 'percentile' or 'bca', got {method!r}")
     if not isinstance(n_boot, (int, np.integer)) or n_boot * (1 - level) < 2 - 1e-9:
         raise ValueError(f"n_boot={n_boot!r} leaves no resample in the tails of a {100 * level:g} % interval; 2000 are usual")
+    _same_index(values, other)
     samples = [_rows(values, "values")] + ([] if other is None else [_rows(other, "other")])
     n = len(samples[0])
     if len(samples[-1]) != n:
@@ -312,8 +317,9 @@ class McNemar(_Result):
 def mcnemar(correct_a, correct_b, exact: bool = True) -> McNemar:
     """Do two classifiers differ on the same test examples? Eq. (11.7), or with `exact=False` chi-square with continuity correction.
 
-    `correct_a`, `correct_b`: (n,) booleans or 0/1, example by example. Raises ValueError for other values, unequal lengths, NaN, n < 2.
+    `correct_a`, `correct_b`: (n,) booleans or 0/1, example by example. Raises ValueError for other values, unequal lengths, different pandas indexes, NaN, n < 2.
     It speaks of these two trained models, not of the methods that trained them. Source: McNemar, Psychometrika 12 (1947)."""
+    _same_index(correct_a, correct_b)
     a, b = _sample(correct_a, "correct_a"), _sample(correct_b, "correct_b")
     if a.shape != b.shape:
         raise ValueError(f"both classifiers must be tested on the same examples: {a.size} against {b.size}")
@@ -327,9 +333,22 @@ def mcnemar(correct_a, correct_b, exact: bool = True) -> McNemar:
         p = float(chi2.sf(max(abs(only_a - only_b) - 1, 0) ** 2 / k, 1))
     return McNemar(p, only_a, only_b, a.size, bool(exact))
 
+# %% ../../nbs/measure/11_stats.ipynb #st-two-code
+def two_way(differences, without, level: float = 0.95) -> Effect:
+    """Eq. (11.8): mean of the paired differences (S,) with an interval that covers the seeds and the test rows; `n` = S.
+
+    without (K,): the same mean when block k of the test rows, all blocks of about one size, is left out. Raises TypeError or ValueError as
+    `paired_t`. Source: Efron and Stein, Annals of Statistics 9 (1981), for the jackknife."""
+    d, w, level = _sample(differences, "differences"), _sample(without, "without"), _fraction(level, "level")
+    mean, freedom = float(d.mean()), min(d.size, w.size) - 1
+    error = math.sqrt(d.var(ddof=1) / d.size + (w.size - 1) * w.var())
+    half = float(student_t.ppf(0.5 + level / 2, freedom)) * error
+    p = 2 * float(student_t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
+    return Effect(mean, mean - half, mean + half, d.size, p, level, "t over seeds and test rows")
+
 # %% ../../nbs/measure/11_stats.ipynb #1f003483
 def holm(pvalues) -> np.ndarray:
-    """Holm-adjusted p-values in the given order, eq. (11.8). Reject where <= alpha: any false rejection then has probability <= alpha.
+    """Holm-adjusted p-values in the given order, eq. (11.9). Reject where <= alpha: any false rejection then has probability <= alpha.
 
     `pvalues`: (k,), k >= 1, in [0, 1]. Raises ValueError for an empty list, NaN or values outside.
     Source: Holm, Scand. J. Statist. 6 (1979)."""
@@ -343,7 +362,7 @@ def holm(pvalues) -> np.ndarray:
 
 # %% ../../nbs/measure/11_stats.ipynb #915d46d1
 def power(effect_sd_ratio, n, alpha: float = 0.05):
-    """Probability that the two-sided paired t test with `n` seeds sees an effect of `effect_sd_ratio` standard deviations, eq. (11.9).
+    """Probability that the two-sided paired t test with `n` seeds sees an effect of `effect_sd_ratio` standard deviations, eq. (11.10).
 
     Numbers or arrays that broadcast; a float for numbers. `alpha`: level of the test.
     Raises ValueError for NaN or inf, n not a whole number >= 2, alpha outside (0, 1)."""
@@ -372,7 +391,7 @@ def _positive(value, name: str, zero: bool = False) -> float:
 
 
 def seeds_needed(effect: float, sd: float = 1.0, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Smallest number of paired seeds with which the t test sees `effect` with probability `power`; inverts eq. (11.9).
+    """Smallest number of paired seeds with which the t test sees `effect` with probability `power`; inverts eq. (11.10).
 
     `sd`: standard deviation of the paired differences, in the unit of `effect`. Raises ValueError for effect 0 (no number is enough),
     sd < 0, power outside (alpha, 1), or if more than 10 million seeds would be needed."""
@@ -393,7 +412,7 @@ def seeds_needed(effect: float, sd: float = 1.0, power: float = 0.8, alpha: floa
 
 
 def detectable(n: int, sd: float = 1.0, power: float = 0.8, alpha: float = 0.05) -> float:
-    """Smallest effect, in the unit of `sd`, that `n` paired seeds see with probability `power`: eq. (11.9) solved for the effect.
+    """Smallest effect, in the unit of `sd`, that `n` paired seeds see with probability `power`: eq. (11.10) solved for the effect.
 
     Raises as `power` and `seeds_needed`."""
     sd, alpha = _positive(sd, "sd", zero=True), _fraction(alpha, "alpha")

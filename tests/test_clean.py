@@ -20,6 +20,28 @@ def test_rules(rule, before, after):
     assert RULES[rule](before) == after
 
 
+@pytest.mark.parametrize("before, after", [
+    ("line one\x85line two", "line one\nline two"), ("a\x1cb", "a\nb"), ("a\x1fb", "a b"),                                     # `control` may not join what `whitespace` would part
+    ("用＜p＞标签表示段落，用＜b＞表示粗体", "用＜p＞标签表示段落,用＜b＞表示粗体"), ("若１＜２，则", "若1<2,则"), ("〈ｂ〉＜ｂ＞", "〈b〉＜b＞"),
+    ("for i<s and s>0 do", "for i<s and s>0 do"), ("a <b and c> d", "a <b and c> d"), ("if x <i and i> y", "if x <i and i> y"),
+    ('<p class="x">a</p >', "a"), ("<td nowrap>c</td>", "c"), ("<input type=checkbox checked>a", "a"), ("a<br />b<hr/>c", "a bc"), ("<a\nhref=x>l</a>", "l"),
+    ("a<!-- <b>x -->b<!-- c", "ab<!-- c"), ('<STYLE>p{}</STYLE >a<script src="x">s="<p>"</script>b<script>c', "ab<script>c")])
+def test_what_the_default_rules_take_and_leave(before, after):
+    assert clean_texts([before])[0] == [after]
+
+
+def test_nfkc_makes_no_tag_either():
+    assert clean_texts(["＜p＞ ①"], ("html", "nfkc"))[0] == ["＜p＞ 1"] and clean_texts(["1 ＜ 2"], ("html", "nfkc"))[0] == ["1 < 2"]
+
+
+@pytest.mark.parametrize("piece", ["<!--", "<script>", "<style ", "<script", "<b ", "<b x", "<p " + " " * 20])
+def test_html_takes_linear_time(piece):
+    import time
+    start = time.perf_counter()
+    RULES["html"](piece * (400_000 // len(piece)))                   # quadratic: minutes
+    assert time.perf_counter() - start < 5
+
+
 PIECES = st.lists(st.one_of(st.text(max_size=6), st.sampled_from(["&amp;", "&lt;b&gt;", "<", "b>", "<b>", "amp;", "＆", "；", "\u3000", "\u200b", "â€™", "¼", "\r", "\n", "版权所有", "ﬁ"])), max_size=10).map("".join)
 
 
@@ -61,6 +83,12 @@ def test_language_drops_what_it_is_sure_of():
     assert clean_texts(rows, [Language(("en", "zh"))])[1].dropped == 0
 
 
+def test_a_language_without_a_code_is_refused():
+    for wrong in ("EN", ("en", "english"), "zh-cn"):
+        with pytest.raises(ValueError, match="no code '(EN|english|zh-cn)'"):
+            Language(wrong)
+
+
 def test_a_rule_that_never_rests_drops_the_row_and_says_so():
     out, log = clean_texts(["a"], [lambda t: t + "a"])
     assert out == [] and ("unstable", 1) in {(r, d) for r, _, d, _ in log.rows}
@@ -84,6 +112,12 @@ def test_outliers_find_planted_rows_and_the_rare_class_alike():
     got = clean.outliers(texts + noise + pasted + rare)
     assert {300, 301, 302, 303, 304} <= set(got.row) and got.z.is_monotonic_decreasing and (got.row < 300).sum() <= 15
     assert {303} <= set(got[got.why == "length"].row) and {304} <= set(got[got.why == "surprise"].row)
+
+
+def test_an_odd_row_among_equal_ones_is_an_outlier():
+    found = clean.outliers(["yes"] * 60 + ["no"] * 20 + ["x" * 100_000])
+    assert found.row.tolist()[0] == 80 and set(found[found.why == "length"].row) == {80}
+    assert 60 in set(clean.outliers([f"{i:05d}" for i in range(60)] + ["zq" * 50_000]).query("why == 'length'").row)
 
 
 def test_surprise_by_hand():

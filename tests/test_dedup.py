@@ -89,6 +89,20 @@ def test_unspaced_scripts_are_compared_by_characters():
     assert near_duplicates([thai, thai + "ครับ", "สวัสดีตอนเช้าวันนี้อากาศดี"], .6).removed.tolist() == [1]
 
 
+def test_vowel_signs_tell_words_apart():
+    pair = ["मैं आज बाजार जाता हूँ", "मैं आज बाजार जाती हूँ"]                           # he goes, she goes
+    assert not len(exact_duplicates(pair, normalised=True).removed) and not len(near_duplicates(pair).removed)
+    assert D._tokens("की का, कि") == ["की", "का", "कि"] and len(exact_duplicates([pair[0], pair[0] + "!"], normalised=True).removed) == 1
+
+
+def test_mixed_scripts_have_no_tipping_point():
+    zh, en = "我们在服务器上部署模型并记录每一次请求的延迟和错误率然后写入日志", " deploy the model on servers now"
+    for k in range(20, 33):                                          # half of the letters are Chinese at about 27
+        assert near_duplicates([zh[:k] + en, zh[:k + 1] + en], .5).removed.tolist() == [1], k
+    alone, page = sets([zh, "He wrote the words " + zh + " and we thanked him."])
+    assert alone <= page and len(sets(["我们 model 了"])[0]) == 1 and sets(["我 a b c"]) != sets(["我 a b d"])
+
+
 def test_sketch_estimates_jaccard():
     rng = np.random.default_rng(0)
     texts = [" ".join(f"w{i}" for i in range(s, s + 200)) for s in (0, 20, 60, 120)]

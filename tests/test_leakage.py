@@ -52,6 +52,25 @@ def test_it_is_directed_and_short_rows_need_equality():
     assert not containment(["", "!"], ["", "?"])
 
 
+def test_a_chinese_row_in_an_english_page_is_found_and_the_reverse():
+    zh, en = "这部电影真的非常好看，我会推荐给所有的朋友们去看一看", "the plot is thin and the cast was bored all evening long but the music is fine"
+    for row, page in ((zh, f"The customer wrote about the film last week the following words: {zh} and we thanked him for it"), (en, f"这位顾客上周在网上写了这样一段话：{en}。我们感谢他，也希望他以后常来。")):
+        found = containment([row], ["nothing", page])
+        assert found.row.tolist() == [1] and found.score[0] == 1
+        with pytest.raises(LeakageError):
+            guard([page], [row])
+
+
+def test_equal_numbers_are_one_group_however_they_are_stored():
+    n = list(range(300))
+    a = group_split(n)
+    for same in ([float(i) for i in n], np.array(n), np.array(n, float), np.array(n, np.int16)):
+        assert (group_split(same) == a).all()
+    b = group_split([(i, "a") for i in n])
+    assert (group_split([(np.int64(i), np.str_("a")) for i in n]) == b).all() and (group_split([(float(i), "a") for i in n]) == b).all() and (a != b).any()
+    assert group_split([.5, "x"], (1, 0, 0)).tolist() == ["train"] * 2
+
+
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=60), st.integers(0, 5))
 @settings(max_examples=60, deadline=None)
 def test_a_group_has_one_split_in_any_order(groups, seed):

@@ -401,6 +401,35 @@ def test_whatever_a_step_raises_names_shard_step_and_record_and_stops_no_other_s
     assert [p.name[0] for p in sorted((tmp_path / "out").glob("*.jsonl"))] == ["0", "2", "4"]
 
 
+def float32_field(record, seed):
+    return {**record, "score": np.float32(.5)}
+
+
+def nan_field(record, seed):
+    return {**record, "score": float("nan")}
+
+
+def set_field(record, seed):
+    return {**record, "tags": {1}}
+
+
+def bool_id(record, seed):
+    return {**record, "id": True, "text": "new"}
+
+
+def empty_id(record, seed):
+    return [record, {**record, "id": "", "text": "new"}]
+
+
+@pytest.mark.parametrize("step, words", [(float32_field, "record 'r0': the field 'score' holds 0.5 .float32."), (nan_field, "the field 'score' holds nan"), (set_field, "the field 'tags' holds .1. .set."),
+                                         (bool_id, "for record 'r0': records with id"), (empty_id, "for record 'r0': records with id")])
+def test_what_the_kit_could_not_read_again_is_not_written(tmp_path, step, words):
+    src = write(tmp_path / "in" / "a.jsonl", rows(2))
+    with pytest.raises(ValueError, match=f"a.jsonl: .*step {step.__name__}.*{words}"):
+        do_shard(src, tmp_path / "out.jsonl", Plan(step))
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 def test_a_transform_that_fails_is_named_too(tmp_path):
     class Broken(Swap):
         def __call__(self, texts, **how):

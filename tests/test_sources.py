@@ -58,6 +58,20 @@ def test_normalise_examples():
         S.normalise(None)
 
 
+def test_vowel_signs_belong_to_their_words():
+    "Without its marks, 'he goes' would be 'she goes', and every Hindi text of two that differ in them would be taken for a copy."
+    for a, b in (("मैं जाता हूँ", "मैं जाती हूँ"), ("கை", "கா"), ("ดี", "ดู"), ("কি", "কী"), ("كَتَبَ", "كُتِبَ")):
+        assert S.normalise(a) != S.normalise(b) and not S.overlap([a], [b])
+        assert len(S.clean([{"text": a, "label": 0}, {"text": b, "label": 1}], "t")[0]) == 2
+    assert S.normalise("मैं  जाता, हूँ!") == "मैं जाता हूँ" and S.normalise("cafe\u0301") == S.normalise("café") == "café"
+    assert S.normalise("1\ufe0f good \u2764\ufe0f") == S.normalise("1 good") and S.normalise("\u0301x") == "x"       # a variation selector or a mark without a letter is no word
+
+
+def test_near_copies_in_a_script_without_spaces():
+    thai = "ร้านอาหารนี้อร่อยมากและพนักงานบริการดีมากจะกลับมาอีกแน่นอน"
+    assert S.overlap([thai + "ครับ"], [thai]).near and not S.overlap(["สวัสดีตอนเช้าวันนี้อากาศดี"], [thai])
+
+
 def test_position_golden_and_uniform():
     # golden values: a change moves rows between splits of every data set, in everybody's results
     assert [round(S.position(k), 6) for k in ("", "a", "质 量")] == GOLDEN_POSITIONS
@@ -132,6 +146,7 @@ def test_a_frame_is_read_by_its_column_and_a_series_by_position():
         S.assert_disjoint(train, test)
     healed = S.drop_copies(train, test)
     assert healed["id"].tolist() == [7] and S.assert_disjoint(healed, test) is None and S.drop_copies(train["text"].tolist(), test) == ["nothing alike"]
+    assert S.drop_copies({c: train[c].tolist() for c in train}, test) == {c: healed[c].tolist() for c in train}
     with pytest.raises(ValueError, match="no column 'text': the data has id, label"):
         S.overlap(train[["id", "label"]], test)
 
@@ -144,6 +159,22 @@ def test_clean_counts_by_hand():
     assert [r["text"] for r in out] == ["Good!", "Good", "z"] and out[2]["rating"] == .5
     assert n == {"raw": 7, "empty": 1, "conflicts": 2, "duplicates": 1, "leaks": 0, "rows": 3, "groups": 2}
     assert out[0]["group"] == out[1]["group"] and out[0]["split"] == out[1]["split"] and out[0]["id"] != out[1]["id"]
+
+
+def test_nan_is_the_missing_label_and_equal_to_itself():
+    nan = float("nan")
+    rows = [{"text": "a b", "label": nan}, {"text": "A b", "label": nan}, {"text": "a B", "label": None}, {"text": "c", "label": None}, {"text": "C", "label": 1}, {"text": "d", "label": 1}]
+    out, n = S.clean(rows, "t")
+    assert [(r["text"], r["label"]) for r in out] == [("a b", None), ("d", 1)] and (n["conflicts"], n["duplicates"]) == (2, 2)
+
+
+def test_splits_by_other_names_and_bad_rows_are_told():
+    rows = [{"text": f"text {i}", "split": "dev" if i % 5 == 0 else "train"} for i in range(100)]
+    got = Counter(r["split"] for r in S.clean(rows, "t")[0])
+    assert got == {"train": 80, "validation": 20}
+    for row, error, words in (({"text": "a", "split": "Test"}, ValueError, "row 1: unknown split 'Test'"), ({"text": float("nan")}, TypeError, "row 1: text is nan"), ({"text": 5}, TypeError, "row 1: text is 5")):
+        with pytest.raises(error, match=words):
+            S.clean([{"text": "fine"}, row], "t")
 
 
 @settings(max_examples=40, deadline=None)
@@ -836,6 +867,18 @@ def test_a_local_card_and_its_faults(cache):
     ds = S.load("mine")
     assert sum(map(len, ds.values())) == 2 and "label" not in ds["train"].column_names
     assert S.fetch("mine") is None and list(S.verify("mine").status) == ["made here"]
+
+
+@pytest.mark.parametrize("give, says", [(lambda i: "np"[i % 2], None), (lambda i: float(i % 2), None), (lambda i: np.int64(i % 2), None), (lambda i: (0, 1, None, float("nan"))[i % 4], None),
+                                        (lambda i: None, "none of the 60 rows is left.* 60 without a label"), (lambda i: 1 + i % 2, "row 1: label 2"), (lambda i: 2 * (i % 2) - 1, "row 0: label -1"), (lambda i: i % 2 / 2, "row 1: label 0.5"), (lambda i: "nq"[i % 2], "row 1: label 'q' is none of 'n' .0., 'p' .1.")])
+def test_labels_are_the_classes_of_the_card(cache, give, says):
+    S.cards.add(DataCard("own", "t", ("en",), "x", "x", True, (), (Local("own", lambda: [{"text": f"text {i}", "label": give(i)} for i in range(60)]),), labels=("n", "p")), replace=True)
+    S._made.cache_clear()
+    if says:
+        with pytest.raises(ValueError, match=says):
+            S.load("own")
+    else:
+        assert {y for part in S.load("own").values() for y in part["label"][:]} == {0, 1}
 
 
 # ------------------------------------------------------------------------------------------------ worlds made here

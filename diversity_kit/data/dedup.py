@@ -15,28 +15,26 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .sources import _texts
+from .sources import _BARE as _SCRIPTS, _texts, _word_pattern
 
 # %% auto #0
 __all__ = ['WORDS', 'CHARACTERS', 'Grams', 'grams', 'bands', 'signatures', 'SourceAlarm', 'Duplicates', 'exact_duplicates',
            'near_duplicates', 'semantic_duplicates']
 
 # %% ../../nbs/data/33_dedup.ipynb #d5cd25cf
-_BARE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd"
+_BARE = _SCRIPTS + "\u3005-\u3007\U00031350-\U0003fffd"           # 々, 〆, 〇 and later Han: in data.sources they would move rows of published splits
 _UNSPACED = re.compile(f"[{_BARE}]")
-_TOKEN = re.compile(rf"[{_BARE}]|[^\W_{_BARE}]+")
+_TOKEN = _word_pattern(_BARE)
 _ASCII = {c: chr(c).lower() if chr(c).isalnum() else " " for c in range(128)}
 WORDS, CHARACTERS = 3, 5
 
 
-def _tokens(text: str) -> tuple[list[str], bool]:
-    "Tokens of a text (words; each character of an unspaced script), NFKC and case folded, and whether most of its letters are unspaced."
+def _tokens(text: str) -> list[str]:
+    "Tokens of a text (words with their combining marks; each character of an unspaced script), NFKC and case folded."
     if text.isascii():
-        return text.translate(_ASCII).split() or text.split(), False   # five times as fast as the expression
+        return text.translate(_ASCII).split() or text.split()         # five times as fast as the expression
     text = unicodedata.normalize("NFKC", text).casefold()
-    found = _TOKEN.findall(text)
-    bare = len(_UNSPACED.findall(text))
-    return found or text.split(), 2 * bare > sum(map(len, found))
+    return _TOKEN.findall(text) or text.split()
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
@@ -86,7 +84,9 @@ class _Vocabulary(dict):
 
 
 def grams(texts: Sequence[str], words: int = WORDS, characters: int = CHARACTERS, block: int = 5000) -> Grams:
-    "n-gram hashes of texts: word n-grams, or character n-grams where most letters belong to a script without spaces. Raises TypeError, with the row, for a non-string."
+    """n-gram hashes of texts: at each word the gram of `words` tokens that begins there, at each character of a script without spaces that of `characters` tokens.
+
+    A text in which no gram ends before the text does is one gram. Raises TypeError, with the row, for a non-string."""
     flat, sizes, keys = [], [], []
     for a in range(0, len(texts), block):
         f, s, k = _block_grams(texts[a:a + block], words, characters, a)
@@ -98,27 +98,28 @@ def grams(texts: Sequence[str], words: int = WORDS, characters: int = CHARACTERS
 
 def _block_grams(texts, words, characters, offset):
     vocabulary = _Vocabulary()
-    ids, length, unspaced, keys = [], [], [], []
+    ids, length, keys = [], [], []
     for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"row {offset + i} is a {type(text).__name__}, not a string: fill or drop missing texts first")
-        tokens, bare = _tokens(text)
+        tokens = _tokens(text)
         ids.extend(map(vocabulary.__getitem__, tokens))
-        length.append(len(tokens)), unspaced.append(bare)
+        length.append(len(tokens))
         keys.append(hashlib.blake2b("\x1f".join(tokens).encode("utf-8", "surrogatepass"), digest_size=16).digest())
-    length, unspaced = np.array(length, np.int64), np.array(unspaced, bool)
-    token = _word_hashes(list(vocabulary))[np.array(ids, np.int64)] if ids else np.empty(0, np.uint64)
-    n = np.minimum(np.where(unspaced, characters, words), np.maximum(length, 1))
-    owner = np.repeat(np.arange(len(length)), length)
-    end = np.cumsum(length)
+    length, ids = np.array(length, np.int64), np.array(ids, np.int64)
+    token = _word_hashes(list(vocabulary))[ids] if len(ids) else np.empty(0, np.uint64)
+    span = np.array([characters if _UNSPACED.match(w) else words for w in vocabulary], np.int64)[ids]
+    owner, end = np.repeat(np.arange(len(length)), length), np.cumsum(length)
     left = end[owner] - np.arange(len(token))                        # tokens from here to the end of the text
-    value, span = np.zeros(len(token), np.uint64), n[owner]
-    for k in range(int(n.max(initial=0))):
+    count = np.bincount(owner[left >= span], minlength=len(length))
+    whole = (end - length)[(count == 0) & (length > 0)]              # the first token of a text that is too short for a gram
+    span[whole], count[owner[whole]] = left[whole], 1
+    value, sure = np.zeros(len(token), np.uint64), span.min(initial=words)
+    for k in range(int(span.max(initial=0))):
         size = max(len(token) - k, 0)
         grown = _mix(value[:size] * np.uint64(0x9E3779B97F4A7C15) + token[k:])
-        value[:size] = grown if k < n.min() else np.where(span[:size] > k, grown, value[:size])
-    good = left >= span
-    return value[good], np.where(length > 0, length - n + 1, 0), keys
+        value[:size] = grown if k < sure else np.where(span[:size] > k, grown, value[:size])
+    return value[left >= span], count, keys
 
 # %% ../../nbs/data/33_dedup.ipynb #a2eb48d1
 def bands(threshold: float, recall: float = .98, hashes: int = 128) -> tuple[int, int]:

@@ -45,6 +45,10 @@ def _open(path: Path):
     return gzip.open(path, "rb") if path.name.endswith(".gz") else open(path, "rb")
 
 
+def _is_id(value) -> bool:
+    return isinstance(value, (str, int)) and not isinstance(value, bool) and value != ""
+
+
 def _parse(raw: bytes, where: str, number: int | None = None) -> dict:
     "One checked record; `number`: the id of a record without one, None if every record must have its own."
     try:
@@ -57,7 +61,7 @@ def _parse(raw: bytes, where: str, number: int | None = None) -> dict:
         record = {"id": number, **record}
     if "id" not in record:
         raise ValueError(f"{where}: there is no field 'id'; number=True (--number) gives records the number of their line")
-    if isinstance(record["id"], bool) or not isinstance(record["id"], (str, int)) or record["id"] == "":
+    if not _is_id(record["id"]):
         raise ValueError(f"{where}: the id {record['id']!r} must be a string or an integer")
     if not isinstance(record.get("text"), str):
         raise ValueError(f"{where}: the field 'text' is {'missing' if 'text' not in record else type(record['text']).__name__}; it must be a string")
@@ -96,15 +100,26 @@ def _lines(path: str | Path, number: bool) -> Iterator[tuple[int, dict, bytes]]:
         raise ValueError(f"{path.name} is damaged: {e}") from None
 
 
-_encode = json.JSONEncoder(ensure_ascii=False).encode             # json.dumps would make one for every line
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode                # json.dumps would make one for every line
 
 
 def _dump(record: Mapping) -> bytes:
-    "One line; a lone half of a surrogate pair, which UTF-8 cannot hold, is written as an escape."
+    "One line; a lone half of a surrogate pair, which UTF-8 cannot hold, is written as an escape. Raises ValueError, with record and field, for what JSON cannot hold."
     try:
         return _encode(record).encode() + b"\n"
     except UnicodeEncodeError:
         return json.dumps(record).encode() + b"\n"
+    except (TypeError, ValueError) as e:
+        field = next((k for k, v in record.items() if not _is_json(v)), "?")
+        raise ValueError(f"record {record['id']!r}: the field {field!r} holds {str(record.get(field))[:60]} ({type(record.get(field)).__name__}), which JSON cannot ({e}): "
+                         "strings, finite numbers, booleans, None, lists and objects of these") from None
+
+
+def _is_json(value) -> bool:
+    try:
+        return bool(_encode(value))
+    except (TypeError, ValueError):
+        return False
 
 # %% ../../nbs/data/39_shards.ipynb #a07c94f2
 def _id_digest(id: str | int) -> bytes:
@@ -284,8 +299,8 @@ class Each(Step):
         for new in self._answer(record, seed):
             if isinstance(new, Drop):
                 out.append(new)
-            elif not isinstance(new, Mapping) or not isinstance(new.get("text"), str) or not isinstance(new.get("id"), (str, int)):
-                raise ValueError(f"{self.name} returned {str(new)[:80]!r} for record {record['id']!r}: records with id and text are needed")
+            elif not isinstance(new, Mapping) or not isinstance(new.get("text"), str) or not _is_id(new.get("id")):
+                raise ValueError(f"{self.name} returned {str(new)[:80]!r} for record {record['id']!r}: records with id (a string that is not empty, or an integer) and text are needed")
             elif new["id"] == record["id"] and new["text"] == record["text"]:
                 out.append({**new, **{f: record[f] for f in FIELDS}})
             else:
@@ -418,7 +433,7 @@ def do_shard(src: str | Path, dst: str | Path, plan: Plan, repeats: Sequence[int
     """Run a plan's steps on one shard: `src` in, `dst` out, whole or not at all. `repeats`: ascending row numbers to drop first, as later copies.
 
     A `dst` whose receipt fits `src` is left alone. Raises ValueError for a faulty record (file:line), a step that fails (shard, step and, for
-    a function, record), two records with one id, or counts that do not add up; OSError if `dst` cannot be written."""
+    a function, record), a field that JSON cannot hold, two records with one id, or counts that do not add up; OSError if `dst` cannot be written."""
     src, dst, repeats = Path(src), Path(dst), set(map(int, repeats))
     source = hashlib.sha256(f"{kit.sha256_of(src)} {sorted(repeats)}".encode()).hexdigest()
     if done := _finished(dst, source):
@@ -451,7 +466,10 @@ def do_shard(src: str | Path, dst: str | Path, plan: Plan, repeats: Sequence[int
                     raise ValueError(f"{src.name}: record {written[str(r['id'])]!r} and record {r['origin']!r} both lead to the id {r['id']!r}: "
                                      "give what a step makes an id of its own")
                 written[str(r["id"])] = r["origin"]
-                block.append(_dump(r))
+                try:
+                    block.append(_dump(r))
+                except ValueError as e:
+                    raise ValueError(f"{src.name}: after step {', '.join(s.name for s in plan.steps) or 'none'}: {e}") from None
             rows_out += len(block)
             block = b"".join(block)
             digest.update(block)

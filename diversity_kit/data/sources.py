@@ -27,8 +27,17 @@ __all__ = ['SPLITS', 'FRACTIONS', 'cards', 'normalise', 'position', 'split_of', 
 # %% ../../nbs/data/31_sources.ipynb #f9cbcd66
 SPLITS = ("train", "validation", "test")
 FRACTIONS = (.7, .1, .2)
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
-_WORD = re.compile(rf"[{_CJK}]|[^\W_{_CJK}]+")
+_BARE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"   # Thai, Lao, Burmese, Khmer, kana, Han: no spaces
+_MARKS = "".join(c for c in map(chr, range(0x300, 0x1f000)) if unicodedata.category(c) in ("Mn", "Mc") and not "\ufe00" <= c <= "\ufe0f")  # FE00: which glyph, not which word
+
+
+def _word_pattern(bare: str) -> re.Pattern:
+    "One character of the class `bare` (scripts without spaces), or a run of other letters and digits with their combining marks: vowel signs and accents."
+    marks = re.sub(f"[{bare}]", "", _MARKS)
+    return re.compile(rf"[{bare}]|[^\W_{bare}]+(?:(?![\0-\u02ff])[{marks}]+[^\W_{bare}]*)*")     # the look ahead: most words end at a space, which is quickly told
+
+
+_WORD = _word_pattern(_BARE)
 
 
 def _strict(text: str) -> str:
@@ -37,7 +46,7 @@ def _strict(text: str) -> str:
 
 
 def normalise(text: str) -> str:
-    """Equation (31.1): the words of `text` joined by one space; each CJK character is a word.
+    """Equation (31.1): the words of `text` joined by one space; each character of a script without spaces (Chinese, Japanese, Thai, ...) is a word, elsewhere a combining mark belongs to its letter.
 
     A text without words is returned with white space collapsed. Rows equal under this share a split. Raises TypeError for a non-string."""
     if not isinstance(text, str):
@@ -165,10 +174,12 @@ def assert_disjoint(train, test, column: str = "text", threshold: float = .8, mi
 
 
 def drop_copies(train, test, column: str = "text", threshold: float = .8, min_grams: int = 8):
-    "`train` (a datasets.Dataset, a DataFrame, or a sequence of str, which comes back as a list) without the rows that copy a row of `test`; afterwards `assert_disjoint` passes."
+    "`train` (a datasets.Dataset, a DataFrame, a mapping of columns, or a sequence of str, which comes back as a list) without the rows that copy a row of `test`; afterwards `assert_disjoint` passes."
     found = overlap(train, test, column, threshold, min_grams)
     bad = set(found.rows_of(0))
     stay = [i for i in range(found.rows[0]) if i not in bad]
+    if isinstance(train, Mapping):
+        return {c: [values[i] for i in stay] for c, values in train.items()}
     return train.select(stay) if hasattr(train, "column_names") else train.iloc[stay] if hasattr(train, "iloc") else [train[i] for i in stay]
 
 # %% ../../nbs/data/31_sources.ipynb #8f938137
@@ -199,23 +210,42 @@ def _groups(keys: list[str], docs: list, near: bool) -> list[str]:
     return [head[root(i)] for i in range(len(keys))]
 
 
+_SPLIT_NAMES = {s: s for s in SPLITS} | {"dev": "validation", "val": "validation", "valid": "validation"}
+_missing = lambda v: v is None or type(v).__name__ == "NAType" or v != v           # NaN, as pandas writes it
+
+
+def _checked(i: int, row: Mapping) -> dict:
+    "A copy of row i with its split by the kit's name and None for a missing label. Raises TypeError or ValueError."
+    row = dict(row)
+    if not isinstance(row.get("text"), (str, type(None))):
+        raise TypeError(f"row {i}: text is {row['text']!r}, not a string: fill or drop missing texts first")
+    row |= {k: None for k in ("label", "split") if k in row and _missing(row[k])}
+    if row.get("split") is not None:
+        if row["split"] not in _SPLIT_NAMES:
+            raise ValueError(f"row {i}: unknown split {row['split']!r}: choose train, validation (dev) or test, or None to let the text decide")
+        row["split"] = _SPLIT_NAMES[row["split"]]
+    return row
+
+
 def clean(rows: Iterable[Mapping], name: str, near: bool = True,
           fractions: Sequence[float] = FRACTIONS) -> tuple[list[dict], dict[str, int]]:
     """The four steps above for rows with at least `text`.
 
-    Optional keys: label, source, doc (rows of one document share a split), split (given by the source), and further columns (kept). Equal texts with different labels
-    all go, whatever their splits: also a test row that a training row contradicts.
-    Returns the kept rows, in order, with id, group and split, and the counts raw, empty, duplicates, conflicts, leaks, rows, groups."""
-    rows = [dict(r) for r in rows]
+    Optional keys: label (None or NaN: none of the classes), source, doc (rows of one document share a split), split (given by the source), and further columns
+    (kept). Equal texts with different labels, None among them, all go, whatever their splits: also a test row that a training row contradicts.
+    Returns the kept rows, in order, with id, group and split, and the counts raw, empty, duplicates, conflicts, leaks, rows, groups.
+    Raises TypeError for a text that is no string, ValueError for a split of another name, both with the row."""
+    rows = [_checked(i, r) for i, r in enumerate(rows)]
     report = {"raw": len(rows)}
     rows = [r for r in rows if r.get("text") and r["text"].strip()]
     report["empty"] = report["raw"] - len(rows)
     labels, best = defaultdict(set), {}
-    rank = {"test": 0, "validation": 1, "train": 2}
+    order = {"test": 0, "validation": 1, "train": 2}
+    rank = lambda r: order.get(r.get("split"), 3)
     for i, r in enumerate(rows):                                     # a copy inside the given test set outranks the one in train
         k = r["_strict"] = _strict(r["text"])
         labels[k].add(r.get("label"))
-        if k not in best or rank.get(r.get("split"), 3) < rank.get(rows[best[k]].get("split"), 3):
+        if k not in best or rank(r) < rank(rows[best[k]]):
             best[k] = i
     clash = {k for k, v in labels.items() if len(v) > 1}
     report["conflicts"] = sum(r["_strict"] in clash for r in rows)
@@ -232,7 +262,7 @@ def clean(rows: Iterable[Mapping], name: str, near: bool = True,
         u, split = position(head), r.get("split")
         if split is None:
             split = split_of(u, fractions)
-        elif split != min(given[head], key=rank.get):
+        elif split != min(given[head], key=order.get):
             leaks += 1
             continue
         elif split == "train" and not own_validation and split_of(u, fractions) == "validation":
@@ -936,6 +966,19 @@ def _write(path: Path, data: bytes) -> None:
         raise _cannot_write(path, e) from None
 
 
+def _numbered(card: DataCard, rows: Iterable[Mapping]) -> list[dict]:
+    "The rows with every label a number of the card's `labels`, which may also be given by name; None stays. Raises ValueError with row and value."
+    number = {name: k for k, name in enumerate(card.labels)}
+    out = []
+    for i, r in enumerate(rows):
+        v = r.get("label")
+        k = None if _missing(v) else number.get(v, -1) if isinstance(v, str) else v
+        if k is not None and k not in range(len(number)):
+            raise ValueError(f"{card.name!r}, row {i}: label {v!r} is none of {', '.join(f'{n!r} ({j})' for n, j in number.items())}: the reader must give one of these names or numbers, or None")
+        out.append({**r, "label": k if k is None else int(k)})
+    return out
+
+
 def _build(card: DataCard, progress: bool = False):
     "(files, report, provider) from the first provider that delivers. Raises DataUnavailable naming all of them."
     why = []
@@ -947,8 +990,10 @@ def _build(card: DataCard, progress: bool = False):
             continue
         if isinstance(got, dict):
             return got, {}, p
-        rows, report = clean(got, card.name, card.near)
+        rows, report = clean(_numbered(card, got) if card.labels else got, card.name, card.near)
         kept = [r for r in rows if not card.labelled_only or not card.labels or r["label"] is not None]
+        if not kept:
+            raise ValueError(f"{card.name!r}: none of the {report['raw']} rows is left, {report['empty']} without text, {report['conflicts']} with contradicting labels, {len(rows)} without a label: look at the reader's `text` and `label`")
         return kept, report | {"unlabelled": len(rows) - len(kept), "rows": len(kept)}, p
     raise DataUnavailable(f"{card.name!r} is not in the cache and no provider could deliver it:\n" + "\n".join(why)
                           + f"\nWhen the network is back: diversity-kit data fetch {card.name}")
@@ -1008,8 +1053,8 @@ def load(name: str, split: str | None = None, or_else: str | None = None):
     card = cards[name]
     if card.folder:
         raise TypeError(f"{name!r} holds files, not rows: use path({name!r})")
-    wanted = {"dev": "validation", "val": "validation", "valid": "validation"}.get(split, split)
-    if wanted is not None and wanted not in SPLITS:
+    wanted = _SPLIT_NAMES.get(split)
+    if split is not None and wanted is None:
         raise ValueError(f"unknown split {split!r}: choose train, validation (dev) or test, or None for all")
     try:
         table, _, provider = _table(card)
@@ -1105,7 +1150,7 @@ def fetch(name: str, progress: bool | None = None) -> Path | None:
 def verify(name: str | None = None):
     """A DataFrame (name, file, status): every cached file of one card, or of all, hashed again.
 
-    Status: ok, damaged, outdated (made by another version of the card), not cached, made here. `fetch` repairs the middle three."""
+    Status: ok, damaged, outdated (made by another version of the card), not cached, made here. `fetch` makes a damaged, outdated or missing extracted form again, and fetches the archive for it if that is not whole."""
     import pandas as pd
     _CHECKED.clear()
     out = []

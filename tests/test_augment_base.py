@@ -408,6 +408,8 @@ def test_preserves():
     ("number", "pay 3,000.50 or 12:30 on 2024-05-01, 5% off", ["3,000.50", "12:30", "2024-05-01", "5%"]),
     ("placeholder", "Dear {name}, {{x}} <b>hi</b> [MASK] %s %(n)d ${v}", ["{name}", "{{x}}", "<b>", "</b>", "[MASK]", "%s", "%(n)d", "${v}"]),
     ("negation", "I do not know, never did, and didn't care; nothing", ["not", "never", "n't", "nothing"]),
+    ("negation", "I DON'T, CANNOT, No one; NOTHING NOBODY NONE WITHOUT Neither NOR", ["N'T", "CANNOT", "No", "NOTHING", "NOBODY", "NONE", "WITHOUT", "Neither", "NOR"]),
+    ("url", "see HTTPS://A.B/C or Www.x.com now", ["HTTPS://A.B/C", "Www.x.com"]),
     ("negation", "这部电影不好看，没有人喜欢", ["不", "没有"]),
 ])
 def test_presets(name, text, kept):
@@ -507,7 +509,7 @@ def test_texts_must_be_strings(bad, name):
     (lambda: Swap(-.1), ValueError, "rate=-0.1"), (lambda: Delete(1.01), ValueError, "rate=1.01"), (lambda: Swap(float("nan")), ValueError, "nan"),
     (lambda: Swap("0.1"), TypeError, "str"), (lambda: Swap(True), TypeError, "bool"), (lambda: RandomApply(Swap(.1), 2), ValueError, "p=2"),
     (lambda: RandomApply([Swap(.1)]), TypeError, "Compose"), (lambda: RandomApply(Swap), TypeError, "parentheses"), (lambda: Compose(Swap(.1)), TypeError, "list"),
-    (lambda: Compose([Swap]), TypeError, "parentheses"), (lambda: OneOf([]), ValueError, "at least 1"), (lambda: OneOf([Swap(.1)], [1, 2]), ValueError, "1 finite"),
+    (lambda: Compose([Swap]), TypeError, "parentheses"), (lambda: OneOf([]), ValueError, "at least 1"), (lambda: OneOf([Swap(.1)], [1, 2]), ValueError, "1 numbers"),
     (lambda: OneOf([Swap(.1)], [-1]), ValueError, "weights"), (lambda: OneOf([Swap(.1)], [float("nan")]), ValueError, "weights"), (lambda: OneOf([Swap(.1)], [0]), ValueError, "weights"),
     (lambda: SomeOf([Swap(.1)], 2), ValueError, "n=2"), (lambda: SomeOf([Swap(.1)], (1, 0)), ValueError, "n="), (lambda: SomeOf([Swap(.1)], .5), ValueError, "n="),
     (lambda: Protect(Swap(.1), "("), ValueError, "Protect"), (lambda: Protect(Swap(.1), [3]), ValueError, "Protect"), (lambda: Protect("x", "url"), TypeError, "not a transform"),
@@ -753,3 +755,20 @@ def test_a_transform_is_known_by_name_where_nobody_imported_its_module():
     code = "from diversity_kit.augment.base import Transform; print(*(Transform.from_dict({'op': n, 'rate': .1}) for n in ('AEDA', 'Keyboard')))"
     got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert got.returncode == 0 and "AEDA" in got.stdout and "Keyboard" in got.stdout, got.stderr[-500:]
+
+
+@pytest.mark.parametrize("skip, segment", [(["not bad"], None), (["New York"], "jieba"), (["电影"], None), (["good."], None), ([""], None), (["good", "。"], None)])
+def test_a_skip_that_could_protect_nothing_is_refused(skip, segment):
+    with pytest.raises(ValueError, match="skip has .* no single word here"):
+        Delete(1., skip=skip, segment=segment)
+
+
+def test_skip_knows_both_apostrophes_and_words_of_a_dictionary():
+    assert Delete(1., skip=["don't"])(["I don\u2019t know", "I don't know"]) == ["don\u2019t", "don't"] == Delete(1., skip=["don\u2019t"])(["I don\u2019t know", "I don't know"])
+    assert Delete(.1, skip=["电影", "film", "e-mail", "好"], segment="jieba").skip == ("e-mail", "film", "好", "电影")
+    assert Transform.from_dict(Delete(.1, skip=["don't"]).to_dict()) == Delete(.1, skip=["don't"])
+
+
+def test_weights_whose_sum_overflows_are_refused():
+    with pytest.raises(ValueError, match="finite sum"):
+        OneOf([Swap(.1), Delete(.1)], [1e308, 1e308])

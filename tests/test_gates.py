@@ -188,11 +188,19 @@ def test_batches_do_not_change_a_score(models):
 
 def test_too_many_tokens_are_said(models):
     for model in models:
-        with pytest.warns(TextCut, match="reads 32 tokens: 1 of 2 texts are longer .the first is text 1"):
+        with pytest.warns(TextCut, match="reads 32 tokens of at most 512 characters: 1 of 2 texts are longer .the first is text 1"):
             long = model(["a b", "a " * 200])
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert np.isfinite(long).all() and np.isfinite(model(["a " * 32])).all()       # exactly 32: whole
+        with pytest.warns(TextCut, match="2 of 3 texts"):                                # few tokens, but cut as a string
+            model(["a b", *("the film is " + " " * 600 + w for w in ("terrible", "fine"))])
+        with pytest.raises(ValueError, match="no texts"):
+            model([])
+        with pytest.raises(TypeError, match="texts is one str"):
+            model("abc")
+        with pytest.raises(TypeError, match=r"texts\[1\] is a NoneType"):
+            model(["a", None])
     notes = screen(["a " * 200], ["b"], [Similarity(models[0], low=-1)]).notes
     assert len(notes) == 1 and "32 tokens" in notes[0]
 
@@ -295,8 +303,9 @@ def test_level_of_the_interval():
 
 @pytest.mark.parametrize("kw, error", [
     (dict(real=[], made=["a"]), "non-empty"), (dict(real=["a"] * 6, made=["b"] * 6, groups=[1, 2]), "2 groups for 6 real and 6 made"),
-    (dict(real=["a"] * 6, made=["b"] * 6, groups=[1] * 12), "folds=5 for 1 groups"), (dict(real=["a"], made=["b"] * 9), "has only made texts"),
-    (dict(real=["a"] * 6, made=["b"] * 6, folds=1), "folds=1"), (dict(real=["a"] * 6, made=["b"] * 6, features=lambda t: np.ones((3, 2))), "3 rows for 12")])
+    (dict(real=["a"] * 6, made=["b"] * 6, groups=[1] * 12), "folds=5 for 1 groups"), (dict(real=["a"], made=["b"] * 99), "1 groups with real texts: 5 folds need 25"), (dict(real=["a"] * 30, made=["b"] * 24), "24 groups with made"),
+    (dict(real=["a"] * 6, made=["b"] * 6, folds=1), "folds=1"), (dict(real=["a"] * 26, made=["b"] * 26, features=lambda t: np.ones((3, 2))), "3 rows for 52"),
+    (dict(real=["a"] * 60, made=["b"] * 60, groups=[*range(60), *([0, 1] * 30)]), "2 groups with made")])
 def test_discriminator_faults(kw, error):
     with pytest.raises(ValueError, match=error):
         discriminator_auc(**kw)
@@ -315,3 +324,8 @@ def test_a_gate_is_easy_to_add():
         def _score(self, befores, afters):
             return [sum(c in "aeiou" for c in b) for b in afters]
     assert Vowels().accept(["x"] * 3, ["a", "aa", "b"]).tolist() == [True, False, True]
+
+
+def test_a_tie_of_the_classifier_passes_and_says_so():
+    gate = Agreement(lambda texts: np.array([[.4, .6], [.5, .5]]))
+    assert gate.score(["a"], ["b"]).tolist() == [0] and gate("a", "b") and not Agreement(gate.classifier, low=.01)("a", "b") and "a tie passes" in Agreement.__doc__

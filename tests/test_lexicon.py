@@ -111,7 +111,7 @@ def test_neighbours_are_mutual():
 def test_union_keeps_the_left_candidates_first():
     both = Lexicon({"car": ["auto"]}) | Lexicon({"car": ["motor", "auto"], "电影": ["影片"]})
     assert both.synonyms("car") == ("auto", "motor") and both.synonyms("影片") == ("电影",) and both.language == "en, zh" and len(both) == 5
-    assert repr(both) == "Lexicon(1 words, en) | Lexicon(2 words, zh)"
+    assert repr(both) == "Lexicon(1 words, en) | Lexicon(2 words, en, zh)"
     assert both.licence == "the user's own"
 
 
@@ -281,3 +281,44 @@ def test_cilin():
 def test_hashes_of_stretches_match_entries():
     w = Words(["the Motion Picture"])
     assert w.spans(np.array([w.start[1]]), np.array([w.end[2]])) == word_hashes(["motion picture"])
+
+
+def test_a_generator_of_replacements_is_read():
+    assert Lexicon({"film": (w for w in ["movie", "pic"])}).synonyms("film") == ("movie", "pic")
+
+
+@pytest.mark.parametrize("key", ["U.S.", "St. Louis", "(film)", "what's up?", "..."])
+def test_a_key_that_no_text_gives_is_refused(key):
+    with pytest.raises(ValueError, match="cut otherwise in a text"):
+        Lexicon({key: ["word"]})
+    assert list(Lexicon({"word": [key]})) == ["word"]                              # as a replacement it is fine, there is no way back
+
+
+def test_chinese_replacements_of_english_words_are_found_again():
+    lex = Lexicon({"movie": ["电影"]})
+    assert lex.language == "en, zh" and Lexicon({"movie": ["电影"]}, symmetric=False).language == "en" and Lexicon({"电影": ["影片"]}).language == "zh"
+    pytest.importorskip("jieba")
+    assert SynonymReplace(1., lex)(["这部电影好看", "a movie"]) == ["这部movie好看", "a 电影"]
+
+
+def test_corrupt_refuses_a_lexicon_that_is_too_small():
+    for small in (Lexicon({"film": ["movie"]}), Lexicon({"a1": ["b1", "c1", "d1"]})):
+        with pytest.raises(ValueError, match="too few words that are no replacements of"):
+            small.corrupt(1.)
+    enough = Lexicon({"film": ["movie"], "car": ["auto"]})
+    assert not any(c in enough.synonyms(w) for seed in range(20) for w in enough for c in enough.corrupt(1., seed).synonyms(w))
+
+
+def test_a_capital_a_inside_a_sentence_is_a_letter():
+    t = SynonymReplace(1., {"grade": ["evaluation"], "movie": ["amusement"]})
+    texts = ["vitamin A grade", "A movie", "It ends. A movie", 'he said: "A movie"', "SEE A MOVIE", "Once A Movie", "see a movie"]
+    assert t(texts) == ["vitamin A evaluation", "An amusement", "It ends. An amusement", 'he said: "An amusement"', "SEE AN AMUSEMENT", "Once An Amusement", "see an amusement"]
+
+
+def test_other_languages_have_no_english_articles():
+    assert SynonymReplace(1., Lexicon({"casa": ["abitazione"]}, language="it"))(["vai a casa"]) == ["vai a abitazione"]
+    assert SynonymReplace(1., Lexicon({"casa": ["abitazione"]}, language="bengali"))(["vai a casa"]) == ["vai a abitazione"]
+
+
+def test_articles_of_initialisms():
+    assert [article(w) for w in "MRI LED FAQ HIV NRA FBI NASA MAN LADY HEAD HER RIVER LEG".split()] == ["an"] * 6 + ["a"] * 7

@@ -100,3 +100,13 @@ def test_command_refuses_to_write_over_its_input_and_equal_names(files, capsys):
     assert main(["mix", a, a, str(files / "o.jsonl")]) == 2 and "'a'" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["mix", a, "o.jsonl", "--temperature", "2", "--unimax", "2"])
+
+
+@pytest.mark.parametrize("sources, words", [({"a": [{"id": "x", "text": "1"}, {"id": "x", "text": "2"}]}, "source 'a': the id 'x'"), ({"a": [{"id": 1, "text": "1"}, {"id": "1", "text": "2"}]}, "the id '1'"),
+                                            ({"a": [{"id": "x~1", "text": "1"}, {"id": "x", "text": "2"}]}, "the id 'x~1'"), ({"a": [{"id": "b/c", "text": "1"}], "a/b": [{"id": "c", "text": "2"}]}, "sources 'a' and 'a/b'")])
+def test_ids_that_two_rows_would_share_are_refused_before_anything_is_written(sources, words, tmp_path):
+    with pytest.raises(ValueError, match=words):
+        write_rows(Mixture(sources, temperature=1, steps=4), tmp_path / "o.jsonl")
+    assert list(tmp_path.iterdir()) == []
+    write_rows(Mixture({"card/a": [{"id": "x~1", "text": "1"}, {"id": "y", "text": "2"}], "card/b": [{"id": "x", "text": "1"}]}, temperature=1, steps=6), tmp_path / "o.jsonl")
+    assert len({r["id"] for r in map(json.loads, open(tmp_path / "o.jsonl"))}) == 6

@@ -337,5 +337,68 @@ def test_receipt_explains_itself():
     assert r.plan in str(r) and "observed" in r._repr_html_() and list(r.to_pandas().index) == ["a", "b"]
 
 
+def test_fractions_of_rows_are_not_rounded_up_by_floating_point():
+    data = [{"text": str(i)} for i in range(100)]
+    assert [Source(data, take=k / 100).size for k in range(1, 101)] == list(range(1, 101))
+    assert [Source(data, max_repeats=k / 100).supply for k in range(1, 1000)] == list(range(1, 1000))
+    assert Source(data, take=.071).size == 8 and Source(data[:1], take=1e-12).size == 1
+
+
+@pytest.mark.parametrize("begun, world, then", [(10, 3, 3), (10, 3, 2), (7, 2, 5), (1100, 2, 3)])
+def test_the_state_of_any_rank_resumes_all_of_them(begun, world, then):
+    make = lambda: Mixture({"a": A, "b": B}, temperature=2, seed=1, steps=3001)
+    start = make()
+    start.load_state_dict({"step": 28})                                            # rounds count from where the iteration began
+    whole = [r["parent"] for r in make()]
+    ranks = []
+    for k in range(world):
+        m = make().shard(k, world)
+        m.load_state_dict(start.state_dict())
+        ranks.append(([r["parent"] for _, r in zip(range(begun), m)], m.state_dict()))
+    assert {s["step"] for _, s in ranks} == {28 + begun * world}
+    for _, state in ranks:
+        rest = []
+        for k in range(then):
+            m = make().shard(k, then)
+            m.load_state_dict(state)
+            rest += [r["parent"] for r in m]
+        assert sorted(whole[:28] + sum((r for r, _ in ranks), []) + rest) == sorted(whole)
+
+
+def test_rows_of_a_list_that_differ_are_refused_nothing_is_lost():
+    with pytest.raises(ValueError, match="source 'a': row 1 is .*'label'.*same columns"):
+        Mixture({"a": [{"text": "1"}, {"text": "2", "label": 1}]}, temperature=1)
+    with pytest.raises(ValueError, match="row 1 is str"):
+        Mixture({"a": [{"text": "1"}, "2"]}, temperature=1)
+    lazy = Broken([{"text": "1"}, {"text": "2", "label": 1}])                      # no list: seen when it is read
+    with pytest.raises(RuntimeError, match="a row has the columns"):
+        list(Mixture({"a": lazy}, temperature=1, steps=2))
+
+
+@pytest.mark.parametrize("row, word", [({"parent": 1}, "parent"), ({"repeat": 1}, "repeat"), ({"source": "s", "subsource": "q"}, "subsource")])
+def test_columns_that_the_stream_writes_are_refused(row, word):
+    for data in ([{"text": "1"} | row], Dataset.from_list([{"text": "1"} | row])):
+        with pytest.raises(ValueError, match=f"source 'a' has a column '{word}'"):
+            Mixture({"a": data}, temperature=1)
+    assert next(iter(Mixture({"a": [{"text": "1", "subsource": "q"}]}, temperature=1)))["subsource"] == "q"
+
+
+def test_rows_of_a_list_that_are_marked_test_are_refused():
+    with pytest.raises(ValueError, match="marked as a test set"):
+        Mixture({"a": [{"text": "1", "split": "train"}, {"text": "2", "split": "test"}]}, temperature=1)
+    assert Mixture({"a": [{"text": "1", "split": "train"}]}, temperature=1, steps=1).receipt().steps == 1
+
+
+def test_the_plan_of_a_partial_knows_its_function_not_its_address():
+    import functools
+    facts = [Mixture({"a": A, "b": B}, weights=functools.partial(lambda k, t: {"a": 1, "b": k}, k), steps=9)._facts()["rule"]["weights"] for k in (1, 2)]
+    assert facts[0] == facts[1] and "0x" not in facts[0] and "lambda" in facts[0]
+
+    class Weights:
+        def __call__(self, step):
+            return {"a": 1, "b": 1}
+    assert "Weights" in (got := Mixture({"a": A, "b": B}, weights=Weights(), steps=9)._facts()["rule"]["weights"]) and "0x" not in got
+
+
 def test_module_exports():
     assert set(mixture.__all__) >= {"Mixture", "Source", "Schedule", "Receipt", "temperature_shares", "unimax_shares"}

@@ -15,6 +15,8 @@ GOLD = [("it 's a `` fine '' film , they do n't say", 'it\'s a "fine" film, they
         ("https://fr.wikipedia.org/wiki/Été!", "link!"), ("@王芳这家店很好吃，推荐大家来", "@王芳这家店很好吃,推荐大家来"), ("请@王芳 看，@anna看", "请user 看,user看"),
         ("@王芳：好 a@b.org", "user:好 a@b.org"), ("请发到anna@example.org谢谢你们", "请发到anna@example.org谢谢你们"),
         ("talking about ''Talk to Her.''", 'talking about "talk to her."'), ("a ''b'' c ''(d)'' e", 'a "b" c "(d)" e'), ("a `` b '' , c", 'a "b", c'),
+        ("great :) so good ;) ok", "great :) so good ;) ok"), ("bad :( but no ;( ok", "bad :( but no ;( ok"), (":) :) :)", ":) :) :)"), ("x :] y :[ z , w", "x :] y :[ z, w"),
+        ("see http://a.b/?x=1&copy=2&lt=3 AT&amp;T &notit; &#39;", "see link at&t &notit; '"),
         ("mail me@home.org", "mail me@home.org"), ("Straße ﬁne", "strasse fine"), ("", ""), (" \n ", "")]
 
 
@@ -91,7 +93,7 @@ def test_source_auc_is_chance_for_one_source_cut_in_two_and_sure_for_two_scripts
     assert table.loc["zh", "b"] == table.loc["b", "zh"]
     with pytest.raises(ValueError, match="two"):
         source_auc({"a": latin})
-    with pytest.raises(ValueError, match="'b' has 2"):
+    with pytest.raises(ValueError, match="'b' has 2 texts: 5 folds need 25"):
         source_auc({"a": latin, "b": ["x", "y"]})
 
 
@@ -125,3 +127,42 @@ def test_leave_one_out_flags_the_harmful_source_and_spares_useful_ones():
         leave_one_out({"a": 3}, score)
     with pytest.raises(KeyError, match="no source 'z'"):
         kept_rows({"a": 1, "b": 1}, "z", 0)
+
+
+@pytest.mark.parametrize("shares", [(.9, .1), (.9, .5), (.95, .3)])
+def test_class_balanced_moments_hold_no_label_share(shares):
+    y = np.concatenate([np.repeat([1, 0], [round(1000 * p), 1000 - round(1000 * p)]) for p in shares])
+    s, noise = np.repeat(["a", "b"], 1000), np.random.default_rng(0).normal(size=2000)
+    for sd in (0, 1):
+        x = (2. * y + np.where(s == "a", 5., -5.) + sd * noise)[:, None]
+        z = SourceScaler.fit(x, s, y)(x, s)[:, 0]
+        gap = [z[(s == k) & (y == 1)].mean() - z[(s == k) & (y == 0)].mean() for k in "ab"]
+        assert np.allclose(gap, 2 / (1 + sd) ** .5, rtol=.12) and np.allclose([z[(s == k) & (y == c)].mean() for k in "ab" for c in (0, 1)], [-gap[0] / 2, gap[0] / 2, -gap[1] / 2, gap[1] / 2])
+
+
+def test_a_feature_that_is_constant_but_for_rounding_keeps_its_scale():
+    x = np.full((1000, 3), [.1, .3, 1e6 + .1])
+    for labels in (None, np.arange(1000) % 2):
+        scaler = SourceScaler.fit(x, ["a"] * 1000, labels)
+        assert scaler.scale.tolist() == [[1, 1, 1]] and abs(scaler(x, ["a"] * 1000)).max() < 1e-8
+    assert SourceScaler.fit(np.array([[1e6], [1e6 + 1e-4]]), ["a", "a"]).scale[0, 0] == pytest.approx(5e-5, rel=1e-4)
+
+
+@pytest.mark.parametrize("x, source", [(np.zeros((5, 2)), ["a"]), (np.zeros((1, 2)), list("aabbb")), (np.zeros((2, 2)), "ab"), (np.full((1, 2), np.nan), ["a"]), (np.zeros(2), ["a", "b"]), (np.zeros((2, 3)), ["a", "b"])])
+def test_a_scaler_broadcasts_nothing(x, source):
+    with pytest.raises(ValueError, match="source for each row|features"):
+        SourceScaler.fit(np.arange(10.).reshape(5, 2), list("aabbb"))(x, source)
+
+
+def test_texts_in_both_sources_share_a_fold():
+    texts = [f"{a} {b} {c}" for a in ("the film", "a story", "this play") for b in ("is", "was", "seems") for c in ("good", "bad", "slow and dull", "warm", "odd")]
+    assert source_auc({"a": texts, "b": texts}).loc["a", "b"] == .5
+    assert source_auc({"a": texts, "b": [t.upper() + "!" for t in texts]}).loc["a", "b"] == 1
+
+
+def test_labels_that_are_missing_or_of_two_types():
+    assert not len(conflicts(["a b c", "a b c", "a b c"], [float("nan"), 1, None], list("stu")))
+    with pytest.raises(TypeError, match="some are not"):
+        conflicts(["a b c", "a b c"], ["1", 1], ["s", "t"])
+    with pytest.raises(TypeError, match="not one string"):
+        conflicts("abc", [0, 1, 0], list("xyz"))

@@ -679,6 +679,14 @@ def _pieces(texts: list[str]) -> Iterator[slice]:
             yield from map(slice, [a, *cuts], [*cuts, a + len(some)])
 
 
+@functools.lru_cache(4096)
+def _is_word(text: str, segment: str | None) -> bool:
+    "Can this be one word of a text? With a dictionary, any run of ideographs may be."
+    w = Words([text])
+    whole = len(w.start) > 0 and w.start[0] == 1 and w.end[-1] == 1 + len(text) and bool((w.start[1:] == w.end[:-1]).all())
+    return whole and (len(w.start) == 1 or (segment is not None and bool((w.kind[w.start] == _CJK).all())))
+
+
 def _encode(value: Any) -> Any:
     if isinstance(value, Transform): return value.to_dict()
     if isinstance(value, (tuple, list)): return [_encode(v) for v in value]
@@ -725,9 +733,12 @@ class Transform:
         if (skip := getattr(self, "skip", None)) is not None:
             if isinstance(skip, str) or not all(isinstance(v, str) for v in skip):
                 raise TypeError(f"{type(self).__name__}: skip={skip!r} must be a collection of words")
-            object.__setattr__(self, "skip", tuple(sorted(set(skip))))
+            object.__setattr__(self, "skip", tuple(sorted({v.replace(a, b) for v in skip for a, b in ("''", "'\u2019", "\u2019'")})))   # don't, with either apostrophe
         if getattr(self, "segment", None) not in (None, "jieba"):
             raise ValueError(f"{type(self).__name__}: segment={self.segment!r} is None (every ideograph is a word) or 'jieba'")
+        if lost := [v for v in skip or () if not _is_word(v, self.segment)]:
+            raise ValueError(f"{type(self).__name__}: skip has {lost[0]!r}, which is no single word here, so it would protect nothing; Protect takes phrases"
+                             + (", segment='jieba' makes Chinese words" if re.search("[\u3400-\u9fff]", lost[0]) else ""))
 
     def plan(self, words: Words, draws: Draws) -> Plan:
         "The edits for one batch. Implement this in a subclass."
@@ -978,8 +989,9 @@ class OneOf(_Many):
         _children(self, self.transforms)
         if self.weights is not None:
             w = np.asarray(self.weights, float)
-            if w.shape != (len(self.transforms),) or not np.isfinite(w).all() or (w < 0).any() or w.sum() <= 0:
-                raise ValueError(f"OneOf: weights={self.weights} must be {len(self.transforms)} finite numbers >= 0, not all 0")
+            with np.errstate(over="ignore"):
+                if w.shape != (len(self.transforms),) or not np.isfinite(w.sum()) or (w < 0).any() or w.sum() <= 0:
+                    raise ValueError(f"OneOf: weights={self.weights} must be {len(self.transforms)} numbers >= 0 with a finite sum, not all 0")
             object.__setattr__(self, "weights", tuple(w.tolist()))
 
     def _uses(self, draws):
@@ -1030,14 +1042,14 @@ class RandomApply(_Many):
 
 # %% ../../nbs/augment/41_base.ipynb #797c836a
 PATTERNS: dict[str, str] = {                                               # each begins with its possible first letters: several times faster
-    "url": r"[hfw](?:(?<=h)ttps?://|(?<=f)tp://|(?<=w)ww\.)[^\s<>\"'\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]+",    # ends where Chinese begins
+    "url": r"[hfwHFW](?i:(?<=h)ttps?://|(?<=f)tp://|(?<=w)ww\.)[^\s<>\"'\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\uff00-\uffef]+",    # ends where Chinese begins
     "email": r"[A-Za-z0-9_À-ɏ.+-]+@[A-Za-z0-9À-ɏ-]+(?:\.[A-Za-z0-9À-ɏ-]+)+",
     "number": r"\d+(?:[.,:/\-]\d+)*%?",
     "placeholder": r"[{<\[%_$](?:(?<=\{)\{?[^{}\n]*\}?\}|(?<=\$)\{\w+\}|(?<=<)/?[A-Za-z][\w-]*/?>|(?<=\[)[A-Z][A-Z0-9_]*\]"
                    r"|(?<=%)(?:\(\w+\))?[sdifr]\b|(?<=_)_\w+__)",
-    "negation": r"[nNwWcChHbB不没無无非未别勿莫否](?:(?<=没)有?|(?<=[不無无非未别勿莫否])|(?<=n)['’]t\b|(?<=\bN)(?:O|OT|EVER)\b"
-                r"|(?<=\b[nN])(?:o|ot|ever|one|obody|othing|either|or|owhere)\b|(?<=\b[wW])ithout\b|(?<=\b[cC])annot\b"
-                r"|(?<=\b[hH])ardly\b|(?<=\b[bB])arely\b)",
+    "negation": r"[nNwWcChHbB不没無无非未别勿莫否](?i:(?<=没)有?|(?<=[不無无非未别勿莫否])|(?<=n)['’]t\b"
+                r"|(?<=\bn)(?:o|ot|ever|one|obody|othing|either|or|owhere)\b|(?<=\bw)ithout\b|(?<=\bc)annot\b"
+                r"|(?<=\bh)ardly\b|(?<=\bb)arely\b)",
 }
 _NEEDS = {PATTERNS["email"]: "@"}                                          # what a text must hold for the pattern to be worth a search
 

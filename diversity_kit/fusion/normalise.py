@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import html
+import html.entities
 import itertools
 import re
 import unicodedata
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..augment.gates import discriminator_auc
-from ..data.sources import overlap
+from ..data.sources import normalise, overlap
 from ..measure.stats import holm, paired_t
 
 # %% auto #0
@@ -28,8 +29,15 @@ _LINK = re.compile(rf"(?:https?://|www\.)[^\s<>\"{_WIDE}]*[^\s<>\"{_WIDE}.,;:!?'
 _HANDLE = re.compile(rf"(?<![^\W{_CJK}])(?<!@)@(?:[^\W{_CJK}]+|\w{{1,8}}(?=[\s:]))")
 _SPACING = [(re.compile(r"\s+"), " "), (re.compile(rf"(?<=[{_CJK}]) (?=[{_CJK},.;:!?，。！？；：、])|(?<=[，。！？；：、]) "), ""),
             (re.compile(r"``\s*|\s+''(?![\w(\[]|\.\.)|''"), '"'),           # '' before a word opens a quotation and keeps the space before it, else it closes one
-            (re.compile(r"(?<=\w) (?=(?:n't|'(?:s|m|re|ve|d|ll))\b)", re.I), ""), (re.compile(r" (?=[,.;:!?%)\]]+(?:\s|$))"), ""), (re.compile(r"(?<=[(\[]) "), ""),
+            (re.compile(r"(?<=\w) (?=(?:n't|'(?:s|m|re|ve|d|ll))\b)", re.I), ""),
+            (re.compile(r" (?![:;=][)\]])(?=[,.;:!?%)\]]+(?:\s|$))"), ""),    # no emoticon, happy or sad, is punctuation: "great :)", "bad :( but"
+            (re.compile(r"(?<=[(\[])(?<![:;=][(\[])(?<![:;=]-[(\[]) "), ""),
             (re.compile(r"\s*--+\s*"), " - ")]
+
+
+def _entities(text: str) -> str:
+    "Entities that end in a semicolon: `&copy=2` is a part of an address."
+    return re.sub(r"&(#?\w+;)", lambda m: html.unescape(m[0]) if m[1][0] == "#" or m[1] in html.entities.html5 else m[0], text)
 
 
 def _spacing(text: str) -> str:
@@ -39,7 +47,7 @@ def _spacing(text: str) -> str:
 
 
 STEPS: dict[str, Callable[[str], str]] = {
-    "entities": html.unescape,
+    "entities": _entities,
     "unicode": lambda t: unicodedata.normalize("NFKC", t),
     "links": lambda t: _LINK.sub("LINK", t),
     "handles": lambda t: _HANDLE.sub("USER", t),
@@ -85,17 +93,18 @@ class Normaliser:
 def source_auc(sources: Mapping[str, Sequence[str]], features: Callable | None = None, rows: int = 500, folds: int = 5, seed: int = 0):
     """A frame (S, S) of pairwise AUCs (`augment.gates.discriminator_auc`), the diagonal NaN; `rows` random texts of each source at most.
 
-    Raises ValueError for fewer than two sources or a source with fewer texts than folds."""
+    Texts that are equal under `normalise` share a fold. Raises ValueError for fewer than two sources or too few texts for the folds."""
     import pandas as pd
     if len(sources) < 2:
         raise ValueError("source_auc compares sources: give at least two, name -> texts")
-    if small := [n for n, t in sources.items() if len(t) < folds]:
-        raise ValueError(f"source {small[0]!r} has {len(sources[small[0]])} texts: {folds} folds need that many at least")
+    if small := [n for n, t in sources.items() if len(t) < 5 * folds]:
+        raise ValueError(f"source {small[0]!r} has {len(sources[small[0]])} texts: {folds} folds need {5 * folds} at least")
     rng = np.random.default_rng(seed)
     take = {n: [t[i] for i in rng.permutation(len(t))[:min(rows, min(map(len, sources.values())))]] for n, t in sources.items()}
+    twin = {n: [normalise(t) or t for t in ts] for n, ts in take.items()}
     out = pd.DataFrame(np.nan, index=list(take), columns=list(take))
     for a, b in itertools.combinations(take, 2):
-        out.loc[a, b] = out.loc[b, a] = discriminator_auc(take[a], take[b], features, folds, seed=seed).mean
+        out.loc[a, b] = out.loc[b, a] = discriminator_auc(take[a], take[b], features, folds, twin[a] + twin[b], seed).mean
     return out
 
 # %% ../../nbs/fusion/52_normalise.ipynb #nm-std-code
@@ -108,42 +117,61 @@ class SourceScaler:
 
     @classmethod
     def fit(cls, x: np.ndarray, source: Sequence, labels: Sequence | None = None) -> SourceScaler:
-        """x (n, d) dense, source (n,), labels (n,) or None. A feature that is constant in a source keeps its scale.
+        """x (n, d) dense, source (n,), labels (n,) or None. A feature that is constant in a source, but for rounding, keeps its scale.
 
         Raises ValueError for lengths that differ, NaN, or a source that lacks a class."""
-        x, source = np.asarray(x, float), np.asarray(source)
-        if x.ndim != 2 or len(x) != len(source) or (labels is not None and len(labels) != len(x)) or not np.isfinite(x).all():
-            raise ValueError(f"x {x.shape} must be finite with a row for each of {len(source)} sources" + (f" and {len(labels)} labels" if labels is not None else ""))
+        x, source = _rows(x, source)
+        if labels is not None and len(labels) != len(x):
+            raise ValueError(f"{len(labels)} labels for {len(x)} rows")
         names, mean, scale = tuple(np.unique(source).tolist()), [], []
         for s in names:
-            own = x[source == s]
-            if labels is None:
-                mean.append(own.mean(0))
-            else:
-                y, every = np.asarray(labels)[source == s], np.unique(labels)
-                if lost := set(every.tolist()) - set(y.tolist()):
-                    raise ValueError(f"source {s!r} has no row of class {sorted(lost)[0]!r}: its class-balanced mean is unknown")
-                mean.append(np.mean([own[y == c].mean(0) for c in every], 0))
-            scale.append(np.where(own.std(0) > 0, own.std(0), 1.0))
+            own, first = x[source == s], x[source == s][0]
+            weight = None if labels is None else _even(np.asarray(labels)[source == s], np.unique(labels), s)
+            centre = np.average(own - first, 0, weight)              # without rounding where a feature is constant
+            mean.append(first + centre)
+            std = np.sqrt(np.average((own - first - centre) ** 2, 0, weight))
+            scale.append(np.where(std > 10 * np.finfo(float).eps * abs(own).max(0), std, 1.0))
         return cls(names, np.array(mean), np.array(scale))
 
     def __call__(self, x: np.ndarray, source: Sequence) -> np.ndarray:
-        "Raises ValueError for a source that was not among the training rows."
+        "x (n, d), source (n,). Raises ValueError for lengths that differ, NaN, another d, or a source that was not among the training rows."
+        x, source = _rows(x, source)
+        if x.shape[1] != self.mean.shape[1]:
+            raise ValueError(f"x has {x.shape[1]} features, the training rows had {self.mean.shape[1]}")
         at = {s: i for i, s in enumerate(self.names)}
-        if lost := set(np.asarray(source).tolist()) - set(at):
-            raise ValueError(f"source {sorted(lost)[0]!r} was not among the training rows ({', '.join(map(str, self.names))})")
-        k = np.array([at[s] for s in np.asarray(source).tolist()], int)
-        return (np.asarray(x, float) - self.mean[k]) / self.scale[k]
+        if lost := set(source.tolist()) - set(at):
+            raise ValueError(f"source {min(lost, key=str)!r} was not among the training rows ({', '.join(map(str, self.names))})")
+        k = np.array([at[s] for s in source.tolist()], int)
+        return (x - self.mean[k]) / self.scale[k]
+
+
+def _rows(x, source) -> tuple[np.ndarray, np.ndarray]:
+    x, source = np.asarray(x, float), np.asarray(source)
+    if x.ndim != 2 or source.shape != (len(x),) or not np.isfinite(x).all():
+        raise ValueError(f"x {x.shape} must be (n, d) and finite, with a source for each row; got sources of shape {source.shape}")
+    return x, source
+
+
+def _even(y: np.ndarray, classes: np.ndarray, source) -> np.ndarray:
+    "Weights (n,) of sum 1 that count every class alike."
+    if lost := set(classes.tolist()) - set(y.tolist()):
+        raise ValueError(f"source {source!r} has no row of class {min(lost, key=str)!r}: its class-balanced mean is unknown")
+    return sum((y == c) / (y == c).sum() for c in classes) / len(classes)
 
 # %% ../../nbs/fusion/52_normalise.ipynb #nm-conf-code
 def conflicts(texts: Sequence[str], labels: Sequence, sources: Sequence, threshold: float = .8):
     """A frame of pairs of near copies with different labels: rows a < b, their sources, labels, texts and containment (`data.sources.overlap`).
 
-    Its attrs['copies'] is the number of all pairs of copies. Rows with label None are left out. Raises ValueError for unequal lengths."""
+    Its attrs['copies'] is the number of all pairs of copies. Rows without a label (None, NaN) are left out. Raises ValueError for unequal
+    lengths, TypeError for one string and for labels of which some are strings and some are not: '1' and 1 are no conflict."""
     import pandas as pd
+    if isinstance(texts, str) or isinstance(labels, str) or isinstance(sources, str):
+        raise TypeError("conflicts takes lists of texts, labels and sources, not one string")
     if not len(texts) == len(labels) == len(sources):
         raise ValueError(f"{len(texts)} texts, {len(labels)} labels, {len(sources)} sources: one of each for every row")
-    keep = [i for i, y in enumerate(labels) if y is not None]
+    keep = [i for i, y in enumerate(labels) if not pd.isna(y)]
+    if len({isinstance(labels[i], str) for i in keep}) > 1:
+        raise TypeError("some labels are strings and some are not: make them one type first, '1' and 1 would be a conflict")
     found = overlap([texts[i] for i in keep], [texts[i] for i in keep], threshold=threshold)
     pairs = {}
     for i, j, c in [*((i, j, 1.0) for i, j in found.exact), *found.near]:

@@ -2430,8 +2430,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                     'diversity_kit/learn/finetune.py'),
                                               'diversity_kit.learn.finetune.AugmentedTrainer.compute_loss': ( 'learn/finetune.html#augmentedtrainer.compute_loss',
                                                                                                               'diversity_kit/learn/finetune.py'),
-                                              'diversity_kit.learn.finetune.AugmentedTrainer.evaluate': ( 'learn/finetune.html#augmentedtrainer.evaluate',
-                                                                                                          'diversity_kit/learn/finetune.py'),
                                               'diversity_kit.learn.finetune.AugmentedTrainer.get_batch_samples': ( 'learn/finetune.html#augmentedtrainer.get_batch_samples',
                                                                                                                    'diversity_kit/learn/finetune.py'),
                                               'diversity_kit.learn.finetune.AugmentedTrainer.get_eval_dataloader': ( 'learn/finetune.html#augmentedtrainer.get_eval_dataloader',

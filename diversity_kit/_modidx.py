@@ -2656,6 +2656,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'diversity_kit/learn/pretrain.py'),
                                               'diversity_kit.learn.pretrain._Epoch.on_epoch_begin': ( 'learn/pretrain.html#_epoch.on_epoch_begin',
                                                                                                       'diversity_kit/learn/pretrain.py'),
+                                              'diversity_kit.learn.pretrain._check_length': ( 'learn/pretrain.html#_check_length',
+                                                                                              'diversity_kit/learn/pretrain.py'),
                                               'diversity_kit.learn.pretrain._rows': ( 'learn/pretrain.html#_rows',
                                                                                       'diversity_kit/learn/pretrain.py'),
                                               'diversity_kit.learn.pretrain.classifier': ( 'learn/pretrain.html#classifier',

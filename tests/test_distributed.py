@@ -334,6 +334,15 @@ def test_pipeline_gradient_is_the_gradient_of_the_batch(sizes, cuts, seed):
     assert all(torch.allclose(p.grad, g, rtol=1e-11, atol=1e-13) for p, g in zip(net.parameters(), want))
 
 
+def test_a_layer_that_two_stages_share_gets_its_gradient_once():
+    torch.manual_seed(0)
+    shared, head = torch.nn.Linear(4, 4).double(), torch.nn.Linear(4, 3).double()
+    stages, X, y = [torch.nn.Sequential(shared, torch.nn.Tanh()), torch.nn.Sequential(shared, torch.nn.Tanh()), head], randn(10, 4), torch.randint(0, 3, (10,))
+    want = torch.autograd.grad(F.cross_entropy(torch.nn.Sequential(*stages)(X), y), [*shared.parameters(), *head.parameters()])
+    pipeline_step(stages, lambda out, t: (F.cross_entropy(out, t, reduction="sum"), len(t)), zip(X.split(5), y.split(5)))
+    assert all(torch.allclose(p.grad, g, rtol=1e-11, atol=1e-13) for p, g in zip([*shared.parameters(), *head.parameters()], want))
+
+
 def test_pipeline_faults():
     for stages, batches in (([], [(randn(1, 1), 0)]), ([torch.nn.Linear(1, 1).double()], [])):
         with pytest.raises(ValueError, match="stage|loss terms"):

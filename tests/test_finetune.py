@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, Value
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from diversity_kit.augment.words import Delete, Swap
@@ -282,6 +282,17 @@ def test_labels_refuse(labels, known, words):
         encode_labels(Dataset.from_dict({"text": ["x", "y"], "label": labels}), known)
 
 
+def test_what_the_module_calls_unlabelled_is_no_class_and_a_classlabel_keeps_its_names():
+    ds, ids = encode_labels(Dataset.from_dict({"text": list("abc"), "label": [-100, 1, 0]}))
+    assert ds["label"][:] == [None, 1, 0] and ids == {0: 0, 1: 1}
+    named = Features({"text": Value("string"), "label": ClassLabel(names=["pos", "mixed", "neg"])})
+    ds, ids = encode_labels(Dataset.from_dict({"text": list("abc"), "label": [2, 0, -1]}, features=named))
+    assert ids == {"pos": 0, "mixed": 1, "neg": 2} and ds["label"][:] == [2, 0, None]
+    assert encode_labels(Dataset.from_dict({"text": ["a"], "label": [0]}, features=named), {"neg": 0, "pos": 1})[0]["label"][:] == [1]
+    with pytest.raises(ValueError, match="two classes"):
+        encode_labels(Dataset.from_dict({"text": list("ab"), "label": [1, 1]}, features=named))
+
+
 # ------------------------------------------------------------------------------------------------ training
 
 def test_a_step_is_the_plain_trainers_without_views(tmp_path, tokenizer):
@@ -427,7 +438,27 @@ def test_test_rows_can_be_read_once(tmp_path, tokenizer):
     assert t.predict(rows(10, 6, "validation")).metrics["test_loss"] > 0
 
 
-@pytest.mark.parametrize("kw", [{"data": rows(10, split="test")}, {"eval_dataset": rows(10, split="test")}])
+def test_test_rows_among_several_sets_are_counted_too(tmp_path, tokenizer):
+    t, test = trainer(tmp_path, tokenizer, eval_dataset={"dev": rows(10, 6)}, max_test_reads=2), rows(10, 5, "test")
+    assert "eval_dev_accuracy" in t.evaluate() and t.test_reads == 0
+    t.evaluate({"dev": rows(10, 6), "final": test})
+    assert t.test_reads == 1
+    t.eval_dataset = {"late": test}
+    t.evaluate()
+    with pytest.raises(RuntimeError, match="read 2 times"):
+        t.evaluate("late")
+
+
+@pytest.mark.parametrize("kw", [{"copies": -1}, {"copies": 1, "consistency": -1.0}, {"copies": 1, "consistency": float("nan")}, {"copies": 1, "consistency": math.inf}])
+def test_copies_and_consistency_cannot_be_negative(tmp_path, tokenizer, kw):
+    with pytest.raises(ValueError, match="neither can be negative"):
+        trainer(tmp_path, tokenizer, **kw)
+    if "consistency" in kw:
+        with pytest.raises(ValueError, match="must be finite and not negative"):
+            view_loss(torch.zeros(4, 2), torch.tensor([0, 1]), 2, consistency=kw["consistency"])
+
+
+@pytest.mark.parametrize("kw", [{"data": rows(10, split="test")}, {"eval_dataset": rows(10, split="test")}, {"eval_dataset": {"dev": rows(10), "more": rows(10, split="test")}}])
 def test_test_rows_do_not_train_or_select(tmp_path, tokenizer, kw):
     with pytest.raises(ValueError, match="marked as a test split"):
         trainer(tmp_path, tokenizer, **kw)

@@ -1,5 +1,6 @@
 """learn.heads: equality with transformers' heads, padding, spans, ranking, and the convex model's matched regularisation."""
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -118,6 +119,7 @@ def test_best_span_is_the_best_of_all(length, longest, seed):
 
 def test_span_refusals():
     for call in (lambda: best_span(rand(1, 3, 3)), lambda: best_span(rand(1, 3, 2), longest=0), lambda: best_span(rand(1, 3, 2), torch.zeros(1, 3)),
+                 lambda: best_span(rand(2, 3, 2), torch.ones(1, 3)), lambda: best_span(rand(2, 3, 2), torch.ones(2, 1)),
                  lambda: span_loss(rand(1, 3), torch.tensor([0]), torch.tensor([0])), lambda: span_loss(rand(1, 3, 2), torch.tensor([3]), torch.tensor([0]))):
         with pytest.raises(ValueError):
             call()
@@ -173,6 +175,7 @@ def test_labels_may_be_strings_and_more_than_two():
 @pytest.mark.parametrize("texts, labels, options, words", [
     (["a", "b", "c"], [0, 1, 0], {"views": 2}, "blocks"), ([], [], {}, "blocks"), ("ab", [0, 1], {}, "blocks"), (["a", "b"], [0, 1, 1], {}, "3 labels for 2"),
     (["a", "b"], [1, 1], {}, "nothing to tell apart"), (["a", "b"], ["x", None], {}, "missing"), (["a", "b"], [0.0, float("nan")], {}, "missing"),
+    (["a", "b", "c"], ["x", "y", float("nan")], {}, "missing"), (["a", "b", "c"], ["x", "y", pd.NA], {}, "missing"),
     (["a", "b"], [0, 1], {"features": "bytes"}, "unknown"), (["a", "b"], [0, 1], {"views": 0}, "blocks")])
 def test_convex_refuses(texts, labels, options, words):
     with pytest.raises(ValueError, match=words):

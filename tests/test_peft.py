@@ -249,14 +249,18 @@ def test_padding_changes_nothing(kind):
 def test_too_long_a_prompt_names_the_room():
     for kind in (PromptTuned, PrefixTuned):
         with pytest.raises(ValueError, match="40"):
-            kind(bert(), 40)
+            kind(bert(), 40, **{"shift": True} if kind is PrefixTuned else {})
         with pytest.raises(ValueError, match="at least 1"):
             kind(bert(), 0)
     with pytest.raises(ValueError, match="30 vectors before 12 tokens need 42 positions, the model has 40.*to 28"):
         logits(PromptTuned(bert(), 30))
     with pytest.raises(ValueError, match="need 42"):
         logits(PrefixTuned(bert(), 30, shift=True))
-    logits(PrefixTuned(bert(), 30))                                                       # positions stay: there is room
+    whole = torch.randint(1, 60, (2, 40))
+    for ids in (IDS, whole):                                                              # positions stay: the prefix needs none
+        assert torch.isfinite(logits(PrefixTuned(bert(), 30), ids, torch.ones_like(ids))).all()
+    with pytest.raises(ValueError, match="41 tokens need as many positions, the model has 40"):
+        logits(PrefixTuned(bert(), 30), torch.ones(1, 41, dtype=torch.long), None)
     pytest.importorskip("peft")
     with pytest.raises(ValueError, match="30 vectors before 12 tokens"):
         library(bert(), "prompt", length=30, max_length=12)
@@ -300,6 +304,12 @@ def test_unknown_methods_and_second_injections():
         formula("full", bert().config)
     with pytest.raises(ValueError, match="changed already"):
         inject(inject(bert(), "lora"), "lora")
+    for first in ("prefix", "prompt"):
+        for second in ("lora", "prefix", "full"):
+            with pytest.raises(ValueError, match="changed already"):
+                inject(inject(bert(), first), second)
+    with pytest.raises(ValueError, match="no layer is named"):
+        inject(bert(), "lora", names=[])
     with pytest.raises(ValueError, match="at least 1"):
         Adapter(8, 0)
     pytest.importorskip("peft")
@@ -321,6 +331,29 @@ def test_tasks_are_switched_on_one_base():
     start, tasks = adapter_state(model), [adapter_state(stirred(inject(bert(), "lora"), s)) for s in (1, 2)]
     first, second = (logits(load_adapter(model, t)) for t in tasks)
     assert gap(first, second) > 1e-3 and torch.equal(logits(load_adapter(model, tasks[0])), first) and torch.equal(logits(load_adapter(model, start)), logits(bert()))
+
+
+def test_a_file_holds_the_scale_that_it_was_trained_for(tmp_path):
+    save_adapter(stirred(inject(bert(), "lora", rank=4, alpha=16.0)), tmp_path / "a")
+    other = inject(bert(), "lora", rank=4, alpha=4.0)
+    with pytest.raises(ValueError, match=r"scale is 4 in the file and 1 in the model.*alpha"):
+        load_adapter(other, tmp_path / "a")
+    assert torch.equal(logits(other), logits(bert()))
+    with pytest.raises(ValueError, match="shift is 1 in the file and 0"):
+        load_adapter(PrefixTuned(bert(), 4), adapter_state(PrefixTuned(bert(), 4, shift=True)))
+
+
+@pytest.mark.parametrize("method", LOW)
+def test_torchs_own_state_says_whether_it_is_merged_and_at_what_scale(method):
+    model = stirred(inject(bert(), method, rank=4))
+    apart = logits(model)
+    merge(model)
+    other = inject(bert(), method, rank=4, alpha=2.0)
+    other.load_state_dict(model.state_dict())
+    assert gap(logits(other), apart) < 1e-12 and unmerge(other) == 4
+    assert gap(logits(other), apart) < 1e-12
+    model.load_state_dict(other.state_dict())
+    assert gap(logits(model), apart) < 1e-12 and not any(m.merged for m in model.modules() if isinstance(m, LoRALinear))
 
 
 def test_loading_what_does_not_fit_changes_nothing(tmp_path):

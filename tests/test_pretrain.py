@@ -163,6 +163,11 @@ def test_unusable_texts_are_named(tokenizer, texts, kind, words):
 
 
 def test_what_does_not_fit_is_refused(tokenizer):
+    with pytest.raises(TypeError, match="list of str"):
+        pre.train_tokenizer("hello world", 50)
+    for call in (lambda m: pre.pretrain(m, tokenizer, TEXTS, 1, max_length=65), lambda m: pre.masked_accuracy(m, tokenizer, TEXTS, max_length=65)):
+        with pytest.raises(ValueError, match="max_length=65, but the model has 64 positions"):
+            call(pre.small_bert(tokenizer, 16))
     small = pre.small_bert(pre.train_tokenizer(TEXTS[:3], 30), 16)
     with pytest.raises(ValueError, match="do not belong together"):
         pre.pretrain(small, tokenizer, TEXTS, 1)

@@ -85,6 +85,13 @@ def test_batches_pass_over_all_rows_before_repeating():
     assert not np.array_equal(seen[:100], seen[100:200])
 
 
+def test_no_rows_and_no_steps_are_refused_not_waited_for():
+    m, x, y = case.FastText(), case.FastText.encode(["a b", "c"]), torch.tensor([0, 1])
+    for n, total in ((0, 1), (2, 0), (2, -1)):
+        with pytest.raises(ValueError, match="at least 1"):
+            case.fit(m, x[:n], y[:n], (x, y), total=total, lr=0.1, seed=0)
+
+
 @pytest.mark.parametrize("model", [case.FastText, case.TextCNN])
 def test_models_overfit_one_batch_and_ignore_padding(model):
     torch.manual_seed(0)

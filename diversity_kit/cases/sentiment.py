@@ -167,7 +167,9 @@ class TextCNN(nn.Module):
 
 # %% ../../nbs/cases/81_sentiment.ipynb #0322e5f9
 def batches(n: int, total: int, seed: int, size: int = BATCH):
-    "`total` index arrays of `size` rows out of n, one shuffled pass after the other (a row is never repeated before the pass is over)."
+    "`total` index arrays of `size` rows out of n, one shuffled pass after the other (a row is never repeated before the pass is over). Raises ValueError, at the first, for no rows or no steps."
+    if n < 1 or total < 1 or size < 1:
+        raise ValueError(f"{total} steps of {size} rows out of {n}: each must be at least 1")
     rng, rest = np.random.default_rng([seed, 2]), np.empty(0, int)
     for _ in range(total):
         while len(rest) < size:

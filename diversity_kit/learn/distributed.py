@@ -351,7 +351,7 @@ def pipeline_step(stages: Sequence[torch.nn.Module], loss_fn: Callable, micro_ba
         total += loss.item()
         for (_, sent), (received, _) in zip(tape[-2::-1], tape[:0:-1]):
             sent.backward(received.grad)
-    for p in (p for stage in stages for p in stage.parameters()):
+    for p in {p for stage in stages for p in stage.parameters()}:                # a set: two stages may share one, as embeddings and head do
         if p.grad is not None: p.grad /= count
     return total / count
 

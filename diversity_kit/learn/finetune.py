@@ -61,9 +61,11 @@ def view_loss(logits: torch.Tensor, labels: torch.Tensor, views: int, weights: S
     """Equation (63.1) as sums: (sum over labelled examples of the weighted loss, `consistency` times the sum over all examples of (63.2)).
 
     logits: (B * views, C), the views of an example side by side, the original first; labels: (B,), -100 for none; sharpen and confidence as in `consistency_loss`.
-    Both sums are scalars in nats with their graph. Raises ValueError if the rows are no multiple of views, or do not fit the labels."""
+    Both sums are scalars in nats with their graph. Raises ValueError if the rows are no multiple of views, or do not fit the labels, and for a negative consistency."""
     if logits.dim() != 2 or len(logits) != views * len(labels):
         raise ValueError(f"logits {tuple(logits.shape)} are not {views} views of {len(labels)} examples")
+    if not 0 <= consistency < math.inf:
+        raise ValueError(f"consistency={consistency} must be finite and not negative: below 0 it would reward views that disagree")
     classes, known = logits.shape[-1], labels != UNLABELLED
     by_view = logits.float().view(len(labels), views, classes)
     losses = F.cross_entropy(by_view[known].flatten(0, 1), labels[known].repeat_interleave(views), reduction="none").view(-1, views)
@@ -122,32 +124,36 @@ def _columns(dataset, what: str, *needed: str) -> None:
 
 
 def encode_labels(dataset, label2id: Mapping | None = None, column: str = "label"):
-    """(dataset with whole-number labels, label2id). Without label2id the classes are numbered in sorted order; pass the training set's to every other split.
+    """(dataset with whole-number labels, label2id). Without label2id the classes are numbered in sorted order, those of a ClassLabel column by its names as they stand; pass the training set's to every other split.
 
-    None stays None: unlabelled. Raises ValueError for a missing column, a class that label2id lacks (with a row), labels of mixed types and, without label2id, no labels at all or a single class."""
+    None, NaN and -100 (of a ClassLabel -1 too) become None: unlabelled. Raises ValueError for a missing column, a class that label2id lacks (with a row), labels of mixed types and, without label2id, no labels at all or a single class."""
     _columns(dataset, "the dataset", column)
-    values = dataset[column][:]
-    known = [v for v in values if v is not None and v == v]
+    names = getattr(dataset.features[column], "names", None)                          # a ClassLabel holds numbers and knows what they mean
+    values = [None if v is None or v != v or v == UNLABELLED else v for v in dataset[column][:]]
+    values = [None if v is None or v < 0 else names[v] for v in values] if names else values
+    known = [v for v in values if v is not None]
     kinds = {("number" if isinstance(v, (int, np.integer, bool, float)) else type(v).__name__) for v in known}
     if not known and label2id is None:
         raise ValueError(f"column {column!r} holds no label in {len(values)} rows")
     if len(kinds) > 1:
         raise ValueError(f"column {column!r} mixes {' and '.join(sorted(kinds))}: make all labels of one type")
     if label2id is None:
-        label2id = {v: i for i, v in enumerate(sorted(set(known)))}
-        if len(label2id) < 2:
+        label2id = {v: i for i, v in enumerate(names or sorted(set(known)))}
+        if len(set(known)) < 2:
             raise ValueError(f"all {len(known)} labels are {known[0]!r}: a classifier needs two classes; is the file sorted by class and cut?")
     if unseen := sorted({v for v in known if v not in label2id}, key=str):
         at = values.index(unseen[0])
         raise ValueError(f"label {unseen[0]!r} (row {at}, {values.count(unseen[0])} rows) is not among the training labels {list(label2id)}: correct it, or train on it")
-    codes = [None if v is None or v != v else label2id[v] for v in values]
+    codes = [None if v is None else label2id[v] for v in values]
     return dataset.remove_columns(column).add_column(column, codes), dict(label2id)
 
 
 def is_test(dataset) -> bool:
-    "True for rows that are marked as a test split, by the Dataset's split or a column `split`."
+    "True for rows that are marked as a test split, by the Dataset's split or a column `split`; of a dict of datasets, if any of them is."
     if dataset is None:
         return False
+    if isinstance(dataset, Mapping):
+        return any(map(is_test, dataset.values()))
     names = {str(getattr(dataset, "split", ""))} | (set(map(str, dataset.unique("split"))) if "split" in getattr(dataset, "column_names", ()) and len(dataset) else set())
     return any(re.search(r"(?i)(?<![a-z])test(?![a-z])", n) for n in names)
 
@@ -269,6 +275,8 @@ class AugmentedTrainer(Trainer):
                  sharpen: float = 1.0, confidence: float = 0.0, **more):
         if (transform is not None or consistency) and copies < 1:
             raise ValueError(f"copies={copies}: {'a transform' if transform is not None else 'consistency'} needs at least one copy to make")
+        if copies < 0 or not 0 <= consistency < math.inf:
+            raise ValueError(f"copies={copies}, consistency={consistency}: neither can be negative, and consistency must be finite; below 0 it would reward views that disagree")
         _check_teacher(sharpen, confidence)
         for name, ds in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
             if is_test(ds):
@@ -312,6 +320,8 @@ class AugmentedTrainer(Trainer):
         return batches, labelled
 
     def get_eval_dataloader(self, eval_dataset=None):
+        named = eval_dataset if isinstance(eval_dataset, str) else None              # the Trainer passes the name of one of several
+        self._count_test(self.eval_dataset[named] if named else self.eval_dataset if eval_dataset is None else eval_dataset)
         _columns(eval_dataset, "eval_dataset", "text")
         self.data_collator, keep = self._plain, self.data_collator
         try:
@@ -385,10 +395,6 @@ class AugmentedTrainer(Trainer):
     def predict(self, test_dataset, *args, **kwargs):
         self._count_test(test_dataset)
         return super().predict(test_dataset, *args, **kwargs)
-
-    def evaluate(self, eval_dataset=None, *args, **kwargs):
-        self._count_test(eval_dataset)
-        return super().evaluate(eval_dataset, *args, **kwargs)
 
 # %% ../../nbs/learn/63_finetune.ipynb #ft-checks
 def overfit_one_batch(model, tokenizer, rows, steps: int = 60, lr: float = 1e-3, max_length: int = 128) -> tuple[float, float]:

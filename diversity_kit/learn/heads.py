@@ -101,6 +101,8 @@ def best_span(logits: torch.Tensor, mask: torch.Tensor | None = None, longest: i
         raise ValueError(f"logits (B, L, 2) and longest >= 1 are needed, got {tuple(logits.shape)} and {longest}")
     start, end = logits.unbind(-1)
     if mask is not None:
+        if mask.shape != start.shape:
+            raise ValueError(f"mask {tuple(mask.shape)} does not fit logits {tuple(logits.shape)}: it must be {tuple(start.shape)}")
         if not mask.bool().any(1).all():
             raise ValueError("a row has no position in which an answer may lie")
         start, end = (v.masked_fill(~mask.bool(), -math.inf) for v in (start, end))
@@ -132,6 +134,7 @@ def convex(texts: Sequence[str], labels: Sequence, views: int = 1, C: float = 10
 
     features: 'words' (1- and 2-grams) or 'chars' (1- and 2-grams of characters, for Chinese), hashed, or with tfidf their TF-IDF. Raises ValueError for
     texts that are no blocks of one size, labels of another number, missing labels, or a single class."""
+    import pandas as pd
     from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -139,12 +142,12 @@ def convex(texts: Sequence[str], labels: Sequence, views: int = 1, C: float = 10
         raise ValueError(f"{len(texts)} texts are not {views} blocks of one size: originals first, then each round of copies")
     if features not in FEATURES:
         raise ValueError(f"features {features!r} are unknown: one of {', '.join(FEATURES)}")
+    if pd.isna(np.asarray(labels, dtype=object)).any():                 # as objects: beside strings NumPy would make NaN the string 'nan'
+        raise ValueError("some labels are missing: drop these rows first")
     y = np.asarray(labels)
     y = np.tile(y, views) if len(y) * views == len(texts) else y
     if len(y) != len(texts):
         raise ValueError(f"{len(y)} labels for {len(texts)} texts in {views} views")
-    if any(v is None or v != v for v in y.tolist()):
-        raise ValueError("some labels are missing: drop these rows first")
     if len(set(y.tolist())) < 2:
         raise ValueError(f"every label is {y[0]!r}: there is nothing to tell apart")
     read = TfidfVectorizer(**FEATURES[features]) if tfidf else HashingVectorizer(n_features=2**16, **FEATURES[features])

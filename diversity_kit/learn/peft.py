@@ -165,7 +165,8 @@ def check_rank(rank: int, layer: nn.Linear, alpha: float = 1.0) -> None:
 class LoRALinear(nn.Module):
     """Equation (65.2) around a linear layer, which is frozen: x (..., d_in) -> (..., d_out).
 
-    `merge` adds the update into the weight, `unmerge` takes it out again; each raises RuntimeError if done twice. Raises as `check_rank`. Source: Hu et al. 2022."""
+    `merge` adds the update into the weight, `unmerge` takes it out again; each raises RuntimeError if done twice. A state_dict also holds the scale and whether the weight is merged.
+    Raises as `check_rank`. Source: Hu et al. 2022."""
 
     def __init__(self, base: nn.Linear, rank: int = 8, alpha: float = 16.0):
         check_rank(rank, base, alpha)
@@ -175,6 +176,13 @@ class LoRALinear(nn.Module):
         self.A = nn.Parameter(torch.empty(rank, base.in_features, **like))
         self.B = nn.Parameter(torch.zeros(base.out_features, rank, **like))
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))
+
+    def get_extra_state(self) -> torch.Tensor:
+        "What the weights do not say: the scale, and whether the update is in `base` already."
+        return torch.tensor([self.scale, self.merged], dtype=torch.float64)
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        self.scale, self.merged = float(state[0]), bool(state[1])
 
     def down(self) -> torch.Tensor:
         "(r, d_in), what is applied to x first."
@@ -291,23 +299,26 @@ def prefix_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, pk: torc
     return (1 - gate) * (text.softmax(-1) @ v) + gate * (prefix.softmax(-1) @ pv), gate
 
 
-def _room(model: nn.Module, length: int, tokens: int) -> None:
+def _room(model: nn.Module, length: int, tokens: int, placed: bool = True) -> None:
+    "Raises ValueError unless vectors and tokens fit into the model's positions; placed: the vectors take positions of their own."
     most = model.config.max_position_embeddings
     if length < 1:
         raise ValueError(f"{length} vectors: a prompt or prefix needs at least 1")
-    if length + tokens > most:
+    if not placed and tokens > most:
+        raise ValueError(f"{tokens} tokens need as many positions, the model has {most}: shorten the texts (max_length)")
+    if placed and length + tokens > most:
         raise ValueError(f"{length} vectors before {tokens} tokens need {length + tokens} positions, the model has {most}: shorten the prompt to {max(0, most - tokens)}, or the texts (max_length)")
 
 
 class PrefixTuned(nn.Module):
     """A frozen MeanClassifier with `length` trained keys and values before each layer's own (65.7); the head stays trainable. Logits (B, C).
 
-    shift: the text's positions start at `length`, as the peft library has it; False leaves them where pretraining had them. Raises ValueError if there are not enough positions."""
+    shift: the text's positions start at `length`, as the peft library has it; False leaves them where pretraining had them, and the prefix takes none. Raises ValueError if there are not enough positions."""
 
     def __init__(self, model: MeanClassifier, length: int = 8, shift: bool = False):
         super().__init__()
         c = model.config
-        _room(model, length, 1)
+        _room(model, length, 1, shift)
         self.model, self.shift, self.length, self.config = freeze(model), shift, length, c
         self.prefix = nn.Parameter(0.02 * torch.randn(c.num_hidden_layers, 2, c.num_attention_heads, length, c.hidden_size // c.num_attention_heads, dtype=model.dtype, device=model.device))
 
@@ -316,7 +327,7 @@ class PrefixTuned(nn.Module):
 
     def forward(self, input_ids, attention_mask=None, labels=None, **kwargs):
         B, n = input_ids.shape
-        _room(self.model, self.length if self.shift else 1, n)
+        _room(self.model, self.length, n, self.shift)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         past = transformers.DynamicCache()
         for l, (k, v) in enumerate(self.prefix):
@@ -357,7 +368,9 @@ def freeze(model: nn.Module, head: str = "classifier") -> nn.Module:
 
 
 def find(model: nn.Module, names: Sequence[str]) -> list[str]:
-    "Full names of the linear layers that end in one of `names` ('query', 'output.dense'). Raises ValueError, listing what there is, for a name that matches nothing."
+    "Full names of the linear layers that end in one of `names` ('query', 'output.dense'). Raises ValueError for no names, and for one that matches nothing, listing what there is."
+    if not len(names):
+        raise ValueError("no layer is named, so nothing would be changed: pass names such as ('query', 'value')")
     linear = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
     ends = lambda n, s: n == s or n.endswith("." + s)
     if lost := [s for s in names if not any(ends(n, s) for n in linear)]:
@@ -375,10 +388,10 @@ def _replace(model: nn.Module, names: Sequence[str], make) -> None:
 def inject(model: MeanClassifier, method: str, rank: int = 8, alpha: float = 16.0, bottleneck: int = 16, length: int = 8, names: Sequence[str] = TARGETS) -> nn.Module:
     """The model with a method of this chapter put in (in place; prefix and prompt wrap it), ready to train; `names`: the layers that lora and adalora change.
 
-    Raises ValueError for an unknown method, names that match nothing, a model that has low-rank layers already, and as the layers do."""
+    Raises ValueError for an unknown method, names that match nothing, a model that a method was put into already, and as the layers do."""
     if method not in METHODS:
         raise ValueError(f"method {method!r} is unknown: one of {', '.join(METHODS)}")
-    if any(isinstance(m, LoRALinear | Adapter) for m in model.modules()):
+    if any(isinstance(m, LoRALinear | Adapter | PrefixTuned | PromptTuned) for m in model.modules()):
         raise ValueError("the model has been changed already: start from a fresh base_model")
     if method == "full":
         return model.requires_grad_(True)
@@ -432,16 +445,22 @@ def unmerge(model: nn.Module) -> int:
     return len(layers)
 
 # %% ../../nbs/learn/65_peft.ipynb #pf-033
+def _settings(model: nn.Module) -> dict[str, torch.Tensor]:
+    "What the parameters of a task do not say: the scale of each low-rank layer, and whether a prefix shifts the positions."
+    kept = {f"{n}.scale": m.scale for n, m in model.named_modules() if isinstance(m, LoRALinear)} | {f"{n}.shift": m.shift for n, m in model.named_modules() if isinstance(m, PrefixTuned)}
+    return {n.lstrip("."): torch.tensor(float(v), dtype=torch.float64) for n, v in kept.items()}
+
+
 def adapter_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    "What one task has to keep: copies of the trainable parameters, by name, on the CPU."
-    return {n: p.detach().cpu().clone() for n, p in model.named_parameters() if p.requires_grad}
+    "What one task has to keep: copies of the trainable parameters, by name, on the CPU; with them the scales that they were trained for."
+    return {n: p.detach().cpu().clone() for n, p in model.named_parameters() if p.requires_grad} | _settings(model)
 
 
 def save_adapter(model: nn.Module, path: str | Path) -> int:
     "Write `adapter_state` as a safetensors file, entirely or not at all; its size in bytes. Raises ValueError for a model without trainable parameters."
     from safetensors.torch import save
     state = adapter_state(model)
-    if not state:
+    if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("nothing is trainable in this model, so there is nothing to keep: inject a method first")
     with kit.whole_file(path) as f:
         f.write(save({k: v.contiguous() for k, v in state.items()}))
@@ -450,7 +469,7 @@ def save_adapter(model: nn.Module, path: str | Path) -> int:
 
 @torch.no_grad()
 def load_adapter(model: nn.Module, state: Mapping[str, torch.Tensor] | str | Path) -> nn.Module:
-    """Put a saved task into a model that the same method was injected into. Raises ValueError, before anything changes, for other names or shapes, or a file that is damaged; RuntimeError for a merged model."""
+    """Put a saved task into a model that the same method was injected into. Raises ValueError, before anything changes, for other names, shapes or scales (alpha / rank), or a file that is damaged; RuntimeError for a merged model."""
     if not isinstance(state, Mapping):
         from safetensors import SafetensorError
         from safetensors.torch import load
@@ -460,12 +479,15 @@ def load_adapter(model: nn.Module, state: Mapping[str, torch.Tensor] | str | Pat
             raise ValueError(f"{state} is no safetensors file, or was cut short ({e}): save it again") from None
     if any(isinstance(m, LoRALinear) and m.merged for m in model.modules()):
         raise RuntimeError("the model is merged: unmerge it first, or the old task stays inside the weights")
-    own = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    trained, fixed = {n: p for n, p in model.named_parameters() if p.requires_grad}, _settings(model)
+    own = trained | fixed
     if lost := sorted(set(own) ^ set(state)):
         raise ValueError(f"{len(lost)} names do not agree, first {lost[0]!r} ({'missing in the file' if lost[0] in own else 'not in the model'}): was the same method, on the same layers, injected?")
     if bad := [n for n in own if own[n].shape != state[n].shape]:
         raise ValueError(f"{bad[0]} is {tuple(state[bad[0]].shape)} in the file and {tuple(own[bad[0]].shape)} in the model ({len(bad)} differ): another base model, rank, width or number of classes")
-    for n, p in own.items():
+    if bad := [n for n in fixed if fixed[n] != state[n]]:
+        raise ValueError(f"{bad[0]} is {float(state[bad[0]]):g} in the file and {float(fixed[bad[0]]):g} in the model: the same numbers would mean another update; inject with the alpha (or shift) of training")
+    for n, p in trained.items():
         p.copy_(state[n])
     return model
 

@@ -36,10 +36,12 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 def train_tokenizer(texts: Sequence[str], size: int = 2000, max_length: int = 64):
     """A WordPiece tokenizer of about `size` tokens learnt from the texts, lower case; a Chinese character is always a token of its own.
 
-    Every letter of the texts is in it, alone and within a word (##a), so that no training text has an unknown token; where these and the special tokens are more than `size`, it is as large as they are. Returns a transformers.PreTrainedTokenizerFast with [CLS] ... [SEP] and [MASK]. Raises ValueError for no usable text or a size that leaves no room beside the special tokens."""
+    Every letter of the texts is in it, alone and within a word (##a), so that no training text has an unknown token; where these and the special tokens are more than `size`, it is as large as they are. Returns a transformers.PreTrainedTokenizerFast with [CLS] ... [SEP] and [MASK]. Raises TypeError for one str, ValueError for no usable text or a size that leaves no room beside the special tokens."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     if size <= len(SPECIAL):
         raise ValueError(f"size={size}: {len(SPECIAL)} tokens are special, more are needed")
+    if isinstance(texts, str):
+        raise TypeError("texts must be a list of str: of one text only the letters would be learnt")
     if not any(t.strip() for t in texts):
         raise ValueError(f"{len(texts)} texts, none with a character to learn from")
     def fresh(model):
@@ -116,16 +118,23 @@ def _rows(tokenizer, texts: Sequence[str], max_length: int) -> list[dict]:
     return rows
 
 
+def _check_length(model, max_length: int) -> None:
+    most = getattr(model.config, "max_position_embeddings", None)
+    if most and max_length > most:
+        raise ValueError(f"max_length={max_length}, but the model has {most} positions: shorten it, or make the model with more")
+
+
 def pretrain(model, tokenizer, texts: Sequence[str], steps: int, batch: int = 32, lr: float = 2e-3, share: float = 0.15, fresh: bool = True, max_length: int = 48, seed: int = 0, folder: str | Path | None = None):
     """Train a masked language model on the texts by equation (64.1), in place; call it again with other texts to continue. Returns a DataFrame of step and loss (nats a masked token).
 
     steps: updates of `batch` texts, warm-up over a tenth and then linearly to 0 at the last; texts with fewer than two tokens are left out.
-    Raises ValueError for unusable texts, a tokenizer that does not fit the model, a share outside (0, 1)."""
+    Raises ValueError for unusable texts, a tokenizer or a max_length that does not fit the model, a share outside (0, 1)."""
     import pandas as pd
     if len(tokenizer) > (room := model.get_input_embeddings().num_embeddings):
         raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, the model {room}: they do not belong together (or call model.resize_token_embeddings)")
     if steps < 1:
         raise ValueError(f"steps={steps} must be at least 1")
+    _check_length(model, max_length)
     collator, rows = MaskingCollator(tokenizer, share, seed, fresh), _rows(tokenizer, texts, max_length)
     with tempfile.TemporaryDirectory() as scratch:
         args = arguments(folder or scratch, batch=batch, lr=lr, max_steps=steps, seed=seed, save_strategy="no", eval_strategy="no", load_best_model_at_end=False, logging_steps=max(1, steps // 20))
@@ -166,7 +175,8 @@ class Guesses(NamedTuple):
 
 @torch.no_grad()
 def masked_accuracy(model, tokenizer, texts: Sequence[str], share: float = 0.15, max_length: int = 48, batch: int = 64, seed: int = 0) -> Guesses:
-    "Guess `share` of the tokens of each text (one at least), all replaced by [MASK]; the same positions for every model of one tokenizer and seed. Raises as `pretrain` for unusable texts."
+    "Guess `share` of the tokens of each text (one at least), all replaced by [MASK]; the same positions for every model of one tokenizer and seed. Raises as `pretrain` for unusable texts and max_length."
+    _check_length(model, max_length)
     rows, collator = _rows(tokenizer, texts, max_length), MaskingCollator(tokenizer, share, seed, only_masks=True)
     right, loss, n, was = 0, 0.0, 0, model.training
     model.eval()

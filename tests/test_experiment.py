@@ -375,6 +375,21 @@ def test_the_effect_is_paired_by_seed():
     assert r.minutes == pytest.approx(r.frame["seconds"].sum() / 60) and "augmented" in r._repr_html_() and r.to_pandas() is r.frame
 
 
+def test_an_effect_over_rows_pairs_seeds_and_needs_blocks():
+    from diversity_kit.measure.stats import row_blocks, two_way, without_blocks
+    hits = np.random.default_rng(1).random((2, 5, 60)) < .6
+    block = row_blocks(60, 3)
+    rows = [{"arm": a, "seed": s} | without_blocks("accuracy", lambda m: hits[i, s][m].mean(), block) | {"loss": s, "seconds": 0.} for i, a in enumerate("ab") for s in range(5)]
+    import pandas as pd
+    r = experiment.Results("rows", pd.DataFrame(rows).sample(frac=1, random_state=2))
+    d = 1. * hits[0] - hits[1]
+    want, got = two_way(d.mean(1), [d[:, block != k].mean() for k in range(3)]), r.effect("a", "b", "accuracy", rows=True)
+    assert (got.mean, got.low, got.p) == pytest.approx((want.mean, want.low, want.p)) and got.method == want.method
+    assert r.effect("a", "b", "accuracy").low > got.low and "without" not in r._repr_html_() and "accuracy" in r._repr_html_()
+    with pytest.raises(KeyError, match="blocks of test rows"):
+        r.effect("a", "b", "loss", rows=True)
+
+
 def test_progress_is_noted_for_the_command(monkeypatch, tmp_path):
     note = tmp_path / "note"
     monkeypatch.setenv("DIVERSITY_KIT_PROGRESS", str(note))

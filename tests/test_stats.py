@@ -19,7 +19,7 @@ from statsmodels.stats.weightstats import DescrStatsW
 
 from diversity_kit.measure import stats
 from diversity_kit.measure.stats import (
-    Effect, Equivalence, bootstrap, detectable, holm, mcnemar, paired_t, power, seeds_needed, sign_flip, tost, two_way)
+    Effect, Equivalence, bootstrap, detectable, holm, mcnemar, paired_t, power, seeds_needed, sign_flip, tost, two_way, row_blocks, without_blocks, over_rows)
 
 CHAPTER = Path(__file__).parent.parent / "nbs" / "measure" / "11_stats.ipynb"
 numbers = st.lists(st.integers(-1000, 1000).map(lambda k: k / 8), min_size=2, max_size=12)          # sums are exact in binary
@@ -446,3 +446,33 @@ def test_two_way_covers_the_truth_where_seeds_alone_do_not():
         d = rng.normal(0, 1, 200) + rng.normal(0, .05, (10, 1)) + rng.normal(0, 1, (10, 200))
         hit += [not paired_t(d.mean(1)).excludes_zero, not two_way(d.mean(1), [d[:, block != k].mean() for k in range(20)]).excludes_zero]
     assert hit[0] / 300 < .85 and .92 < hit[1] / 300
+
+
+# ---- blocks of test rows
+
+def test_row_blocks_keep_groups_whole_and_even():
+    groups = ["a"] * 5 + ["b"] * 3 + ["c"] * 3 + list("defgh")
+    block = row_blocks(groups, 3)
+    assert sorted(np.bincount(block)) == [5, 5, 6]
+    assert all(len({int(b) for b, h in zip(block, groups) if h == g}) == 1 for g in set(groups))
+    assert (np.bincount(row_blocks(400)) == 20).all() and len(np.bincount(row_blocks(np.int64(400)))) == stats.ROW_BLOCKS
+    assert sorted(row_blocks(list("xyyx"))) == [0, 0, 1, 1]                     # fewer groups than blocks
+    for bad in ((["a"] * 9,), (9, 1), ([],)):
+        with pytest.raises(ValueError, match="needs two of each"):
+            row_blocks(*bad)
+
+
+def test_over_rows_is_two_way_of_what_without_blocks_wrote():
+    rng, block = np.random.default_rng(0), row_blocks(90, 4)
+    hits = rng.random((6, 90)) < .7
+    trials = [without_blocks("accuracy", lambda rows, h=h: h[rows].mean(), block) for h in hits]
+    assert list(trials[0]) == ["accuracy", *(f"accuracy without {k}" for k in range(4))]
+    table = {m: np.array([t[m] for t in trials]) for m in trials[0]}
+    want = two_way(hits.mean(1), [hits[:, block != k].mean() for k in range(4)])
+    got = over_rows(table, "accuracy")
+    assert (got.mean, got.low, got.high, got.p) == pytest.approx((want.mean, want.low, want.high, want.p)) and got.high > got.mean
+    import pandas as pd
+    assert over_rows(pd.DataFrame(table), "accuracy") == got and over_rows(table, "accuracy", .5).high < got.high
+    for metric, some in (("accuracy", {"accuracy": [1, 2]}), ("f1", table), ("accuracy", {"accuracy": [1, 2], "accuracy without 0": [1, 2]})):
+        with pytest.raises(KeyError, match="with blocks of test rows"):
+            over_rows(some, metric)

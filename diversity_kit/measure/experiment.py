@@ -37,7 +37,7 @@ from types import BuiltinFunctionType, FunctionType, MappingProxyType, MethodTyp
 import numpy as np
 
 from .. import kit
-from .stats import Effect, paired_t
+from .stats import Effect, over_rows, paired_t
 
 # %% auto #0
 __all__ = ['source_key', 'Results', 'write_atomically', 'shard', 'Experiment']
@@ -294,11 +294,15 @@ class Results:
             raise KeyError(f"no metric {metric!r} in experiment {self.name!r}: it has {', '.join(known)}")
         return self.frame[self.frame["arm"] == arm].set_index("seed")[metric]
 
-    def effect(self, arm: str, control: str, metric: str) -> Effect:
-        "Paired t interval of metric(arm) - metric(control) over the seeds (measure.stats.paired_t), in the metric's own units."
+    def effect(self, arm: str, control: str, metric: str, rows: bool = False) -> Effect:
+        """Paired t interval of metric(arm) - metric(control) over the seeds (measure.stats.paired_t), in the metric's own units; with `rows` over seeds and
+        test rows (`over_rows`), for trials that return `without_blocks` of the metric."""
         a, b = self.values(arm, metric), self.values(control, metric)
         both = a.index.intersection(b.index)
-        return paired_t(a[both].to_numpy(float), b[both].to_numpy(float))
+        if not rows:
+            return paired_t(a[both].to_numpy(float), b[both].to_numpy(float))
+        names = [m for m in self.frame.columns if m == metric or m.startswith(f"{metric} without ")]
+        return over_rows({m: (self.values(arm, m)[both] - self.values(control, m)[both]).to_numpy(float) for m in names}, metric)
 
     def mean(self, arm: str, metric: str) -> Effect:
         "Mean of one arm with its t interval over seeds."
@@ -313,7 +317,8 @@ class Results:
         return self.frame
 
     def _repr_html_(self) -> str:
-        means = self.frame.drop(columns=["seed", "seconds"]).groupby("arm", sort=False).mean(numeric_only=True)
+        shown = [c for c in self.frame.columns if c not in ("seed", "seconds") and not re.search(r" without \d+$", c)]
+        means = self.frame[shown].groupby("arm", sort=False).mean(numeric_only=True)
         return means.round(2)._repr_html_()
 
 # %% ../../nbs/measure/14_experiment.ipynb #5dbbfd96

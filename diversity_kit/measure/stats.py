@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Set
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral
 
 import numpy as np
 from scipy.optimize import brentq
@@ -17,8 +19,8 @@ from scipy.stats import binom, chi2, nct
 from scipy.stats import t as student_t
 
 # %% auto #0
-__all__ = ['Effect', 'paired_t', 'bootstrap', 'sign_flip', 'Equivalence', 'tost', 'McNemar', 'mcnemar', 'two_way', 'holm',
-           'power', 'seeds_needed', 'detectable']
+__all__ = ['ROW_BLOCKS', 'Effect', 'paired_t', 'bootstrap', 'sign_flip', 'Equivalence', 'tost', 'McNemar', 'mcnemar',
+           'row_blocks', 'without_blocks', 'two_way', 'over_rows', 'holm', 'power', 'seeds_needed', 'detectable']
 
 # %% ../../nbs/measure/11_stats.ipynb #fabd121f
 def _decimals(low: float, high: float, mean: float) -> int:
@@ -339,6 +341,31 @@ def mcnemar(correct_a, correct_b, exact: bool = True) -> McNemar:
     return McNemar(p, only_a, only_b, a.size, bool(exact))
 
 # %% ../../nbs/measure/11_stats.ipynb #st-two-code
+ROW_BLOCKS = 20
+
+
+def row_blocks(groups, blocks: int = ROW_BLOCKS) -> np.ndarray:
+    """Block of each test row, (n,) integers from 0: whole groups, the largest first, each to the smallest block so far.
+
+    groups: (n,) what each row belongs to (a review, an article), or the number n of rows that belong to nobody but themselves. Fewer groups than `blocks` make a
+    block each. Raises ValueError for fewer than two groups or blocks."""
+    groups = list(range(groups)) if isinstance(groups, Integral) else list(groups)
+    sizes = Counter(groups).most_common()
+    if min(len(sizes), blocks) < 2:
+        raise ValueError(f"{len(sizes)} groups of rows in {blocks} blocks: leaving one out needs two of each")
+    size, home = np.zeros(min(len(sizes), blocks), int), {}
+    for g, n in sizes:
+        home[g] = int(size.argmin())
+        size[home[g]] += n
+    return np.array([home[g] for g in groups])
+
+
+def without_blocks(metric: str, score: Callable[[np.ndarray], float], block: np.ndarray) -> dict[str, float]:
+    "What a trial returns for (11.8): {metric: score of all rows, 'metric without k': score without block k}; `score` takes an (n,) boolean mask of rows, `block` is `row_blocks`'."
+    block = np.asarray(block)
+    return {metric: float(score(block >= 0))} | {f"{metric} without {k}": float(score(block != k)) for k in range(int(block.max()) + 1)}
+
+
 def two_way(differences, without, level: float = 0.95) -> Effect:
     """Eq. (11.8): mean of the paired differences (S,) with an interval that covers the seeds and the test rows; `n` = S.
 
@@ -350,6 +377,18 @@ def two_way(differences, without, level: float = 0.95) -> Effect:
     half = float(student_t.ppf(0.5 + level / 2, freedom)) * error
     p = 2 * float(student_t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
     return Effect(mean, mean - half, mean + half, d.size, p, level, "t over seeds and test rows")
+
+
+def over_rows(differences: Mapping[str, np.ndarray], metric: str, level: float = 0.95) -> Effect:
+    """`two_way` of what `without_blocks` named: differences[metric] and differences['metric without 0'], ..., each (S,), as a dict or a frame.
+
+    Raises KeyError if there are no two such blocks."""
+    names = [f"{metric} without {k}" for k in range(len(differences.keys()))]
+    without = [np.mean(differences[m]) for m in names if m in differences.keys()]
+    if metric not in differences.keys() or len(without) < 2:
+        raise KeyError(f"no {metric!r} with blocks of test rows, as without_blocks(metric, score, row_blocks(groups)) writes them in a trial")
+    return two_way(differences[metric], without, level)
+
 
 # %% ../../nbs/measure/11_stats.ipynb #1f003483
 def holm(pvalues) -> np.ndarray:

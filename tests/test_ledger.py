@@ -445,3 +445,12 @@ def test_elsewhere_shows_the_chapter_on_other_machines_alone(tmp_path, monkeypat
     found = ledger.elsewhere("63_finetune")
     assert found["claim"].tolist() == ["A", "B"] and set(found["where"]) == {"gpu-there"}
     assert ledger.elsewhere("65_peft") == "no other machine has run this chapter yet"
+
+
+def test_a_record_says_that_its_interval_covers_the_test_rows(tmp_path):
+    from diversity_kit.measure.stats import paired_t, two_way
+    claim = lambda i: Claim(i, "s", "S", "q", "+", .5, 2)
+    wide, narrow = ledger.settle([(claim("A"), two_way([1., 2, 3], [2., 2, 2.1])), (claim("B"), paired_t([1., 2, 3]))], folder=tmp_path, deviations="as written")
+    assert wide["effect"]["over"] == "seeds and test rows" and "over" not in narrow["effect"]
+    said = ledger.table([wide, narrow])["deviations"].tolist()
+    assert said == ["interval over seeds and test rows; as written", "as written"]

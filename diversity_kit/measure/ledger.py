@@ -126,6 +126,9 @@ def p_text(p: float | None) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
 
 # %% ../../nbs/measure/15_ledger.ipynb #1d6947c0
+_ROWS = "seeds and test rows"                                        # what an Effect of `two_way` covers, by its method
+
+
 def settle(measured: Sequence[tuple[Claim, Effect]], minutes: float = 0.0, chapter: str = "", deviations: str = "", folder: str | Path | None = None,
            gpu_minutes: float = 0.0, speed: dict | None = None, attach: Mapping[str, Mapping] | None = None, **extra) -> list[dict]:
     """Give a verdict to each (claim, effect) of one chapter, Holm-adjusted over those of a sign or of no effect, and write the records.
@@ -162,7 +165,7 @@ def _write(claim, effect, p, folder, values) -> dict:
     cost = {k: round(values.pop(k), 2) for k in ("minutes", "gpu_minutes")}
     speed = values.pop("speed")
     cost |= {"speed": speed} if speed else {}
-    record = {"claim": asdict(claim), "effect": {k: number(getattr(effect, k)) for k in ("mean", "low", "high")} | {"p": number(claim.p(effect)), "n": effect.n, "p_holm": number(p)},
+    record = {"claim": asdict(claim), "effect": {k: number(getattr(effect, k)) for k in ("mean", "low", "high")} | {"p": number(claim.p(effect)), "n": effect.n, "p_holm": number(p)} | ({"over": _ROWS} if effect.method.endswith(_ROWS) else {}),
               "verdict": claim.verdict(effect, p), **values}
     env = kit.env_report()
     stamp = {"env": env, "commit_time": kit.commit_time(), **cost, "date": time.strftime("%Y-%m-%d")}
@@ -238,7 +241,7 @@ def _because(record: dict) -> str:
 
 
 def table(records: Iterable[dict] | None = None):
-    "The ledger as a pandas frame: one row per record. What the interval alone does not show stands behind the verdict: seeds that lack, Holm's p, a size below the margin."
+    "The ledger as a pandas frame: one row per record. Deviations begin with what the interval covers if that is more than the seeds. What the interval alone does not show stands behind the verdict: seeds that lack, Holm's p, a size below the margin."
     import pandas as pd
     rows = []
     for r in read() if records is None else records:
@@ -246,7 +249,7 @@ def table(records: Iterable[dict] | None = None):
         shape = "+.2f" if c["unit"] == "points" else "+.4f" if max(abs(e["low"]), abs(e["high"])) >= 1e-3 else ".1e"
         ours = f"{e['mean']:{shape}} [{e['low']:{shape}}, {e['high']:{shape}}]" if e["n"] > 1 else f"{e['mean']:.6g}"
         rows.append({"claim": c["id"], "statement": c["statement"], "published": c["published"] or "-", "ours (95 % interval)": f"{ours} {c['unit']}", "p (Holm)": p_text(e.get("p_holm")), "seeds": e["n"],
-                     "where": r["where"] if "where" in r else kit.results_dir().name, "minutes": r["minutes"], "verdict": r["verdict"] + _because(r), "deviations": r["deviations"] or "-"})
+                     "where": r["where"] if "where" in r else kit.results_dir().name, "minutes": r["minutes"], "verdict": r["verdict"] + _because(r), "deviations": "; ".join(filter(None, ["over" in e and f"interval over {e['over']}", r["deviations"]])) or "-"})
     return pd.DataFrame(rows, columns=["claim", "statement", "published", "ours (95 % interval)", "p (Holm)", "seeds", "where", "minutes", "verdict", "deviations"])
 
 

@@ -170,3 +170,13 @@ def test_finetuning_starts_from_the_pretrained_weights_every_time():
     first = {k: v.clone() for k, v in first.items()}
     second = case.finetune("random", r, dev, total=3, lr=1e-3, seed=5, batch=8)[0].state_dict()
     assert all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_scores_leave_whole_articles_out():
+    rows, group = case.pool("vader/nyt")["test"], case._group_of("vader/nyt")
+    article = [group[i] for i in rows.ids]
+    assert len(set(article)) < len(rows) / 4
+    first = np.array(article) == article[0]                                      # the only rows that are right: what their block is worth shows where they lie
+    got = case.score_rows(first, rows, "vader/nyt")
+    assert got.pop("accuracy") == pytest.approx(100 * first.mean()) and len(got) == 20
+    assert sorted(got.values())[0] == 0 and sorted(got.values())[1] > 0          # all of them in one block

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from .sentiment import BATCH, LEARNING_RATE, MAX_LENGTH, SCRATCH, Rows, eda, embedded_pool, finetune, fit, pool, steps, tokenise, training_rows, units
+from .sentiment import BATCH, LEARNING_RATE, MAX_LENGTH, SCRATCH, Rows, eda, embedded_pool, finetune, fit, pool, score_rows, steps, tokenise, training_rows, units
 
 # %% auto #0
 __all__ = ['STRENGTHS', 'BERT_RATE', 'MODELS', 'sigmoid', 'log_loss', 'grams', 'held_out', 'rows_of', 'log_odds', 'temperature',
@@ -258,13 +258,13 @@ def _temperature_or_one(z, y, most: float = 100.0) -> tuple[float, bool]:
 
 
 def trial(config: dict, seed: int) -> dict[str, float]:
-    """One model on one set: test accuracy (%), log-loss (nats), temperature fitted on development rows, ECE before and after it and the floor (points).
+    """One model on one set: test accuracy (%) with its blocks (81's `score_rows`), log-loss (nats), temperature fitted on development rows, ECE before and after it and the floor (points).
 
     no_temperature: 1.0 where the development rows settle none (log-odds that are all 0, or all on their right side); T is then 1. config: see `log_odds`."""
     z, held = log_odds(config, seed), held_out(config["data"], config["limit"])
     dev, test = held["validation"].labels, held["test"].labels
     T, settled = _temperature_or_one(z["validation"], dev)
-    out = {"accuracy": 100 * float(np.mean((z["test"] > 0) == test)), "log_loss": log_loss(z["test"], test), "log_loss_scaled": log_loss(z["test"] / T, test), "temperature": T}
+    out = score_rows((z["test"] > 0) == test, held["test"], config["data"]) | {"log_loss": log_loss(z["test"], test), "log_loss_scaled": log_loss(z["test"] / T, test), "temperature": T}
     return out | {"ece": ece(z["test"], test), "ece_scaled": ece(z["test"] / T, test), "ece_floor": ece_floor(z["test"] / T, draws=20), "no_temperature": float(not settled)}
 
 # %% ../../nbs/cases/85_report.ipynb #rp-neighbours

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..data.diversity import _unit
-from ..measure.stats import Effect, paired_t, row_blocks, without_blocks
+from ..measure.stats import Effect, paired_t
 
 # %% auto #0
 __all__ = ['jackknife', 'PowerLaw', 'fit_power_law', 'labels_worth', 'flip_labels', 'strata', 'length_band', 'sharing_effects',

@@ -74,7 +74,7 @@ def pool(data: str) -> dict[str, Rows]:
 
 @functools.cache
 def _group_of(data: str) -> dict:
-    return {i: g for ds in load(data.partition("/")[0]).values() for i, g in zip(ds["id"], ds["group"] if "group" in ds.column_names else ds["id"])}
+    return {i: g for ds in load(data.partition("/")[0]).values() for i, g in zip(ds["id"], ds["group"])}
 
 
 def score_rows(right: np.ndarray, rows: Rows, data: str) -> dict[str, float]:
@@ -238,14 +238,14 @@ def _held_out(data: str, model: str, split: str) -> tuple[torch.Tensor, torch.Te
     return SCRATCH[model].encode(rows.texts), torch.from_numpy(rows.labels)
 
 
-def _scratch(config: dict, seed: int, rows: Rows, test: Rows | None = None) -> dict:
-    "Train a from-scratch model on `rows`; `test` replaces the test split."
+def _scratch(config: dict, seed: int, rows: Rows) -> dict:
+    "Train a from-scratch model on `rows`."
     torch.manual_seed(seed)
     model = SCRATCH[config["model"]]()
     lr = config.get("lr", LEARNING_RATE[config["model"]])
     dev = fit(model, model.encode(rows.texts), torch.from_numpy(rows.labels), _held_out(config["data"], config["model"], "validation"), steps(config), lr, seed)
-    x, y = _held_out(config["data"], config["model"], "test") if test is None else (model.encode(test.texts), torch.from_numpy(test.labels))
-    return score_rows(correct(model, x, y), pool(config["data"])["test"] if test is None else test, config["data"]) | {"dev": dev}
+    x, y = _held_out(config["data"], config["model"], "test")
+    return score_rows(correct(model, x, y), pool(config["data"])["test"], config["data"]) | {"dev": dev}
 
 # %% ../../nbs/cases/81_sentiment.ipynb #310415b9
 @functools.lru_cache(maxsize=2)
